@@ -43,12 +43,13 @@ def draw_poses(keypoints: np.ndarray, width: int, height: int) -> np.ndarray:
     if keypoints.ndim != 4 or keypoints.shape[2:] != (NUM_BODY_POINTS, 3):
         raise ValueError(f"keypoints are {keypoints.shape}; give (frames, people, {NUM_BODY_POINTS}, 3)")
     if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width}×{height} can't be drawn; give a width and height of at least 1")
+        raise ValueError(f"a picture of {width}×{height} can't be drawn; give at least 1×1")
     seen = keypoints[..., 2] >= MIN_VISIBILITY
     if not np.isfinite(keypoints[seen]).all():
         frame, person, point = np.argwhere(seen & ~np.isfinite(keypoints).all(axis=-1))[0]
+        value = keypoints[frame, person, point].tolist()
         raise ValueError(
-            f"point {point} of person {person} in frame {frame} is {keypoints[frame, person, point].tolist()}; "
+            f"point {point} of person {person} in frame {frame} is {value}; "
             "give finite pixels, or visibility 0 where it isn't seen"
         )
     seen &= np.abs(keypoints[..., :2]).max(axis=-1, initial=0.0) <= MAX_DISTANCE

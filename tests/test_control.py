@@ -55,7 +55,8 @@ def test_a_point_lies_on_its_pixels_centre():
 def test_small_pictures_keep_readable_sticks_and_large_ones_scale():
     body = np.zeros((18, 3), np.float32)
     body[0] = (60.5, 60.5, 1)
-    widths = [int((draw_poses(body[None, None], size, size)[0, 60, :, 0] > 127).sum()) for size in (128, 512, 1024)]
+    drawings = [draw_poses(body[None, None], size, size)[0] for size in (128, 512, 1024)]
+    widths = [int((drawing[60, :, 0] > 127).sum()) for drawing in drawings]
     assert widths[0] >= 4 and widths[1] in (8, 9) and widths[2] in (16, 17)
 
 
