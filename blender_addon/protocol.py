@@ -1,0 +1,550 @@
+"""The words that Blender and the engine speak: requests, events, limits and defaults.
+
+Standard library only, so both ends import this one file. It knows no socket, no picture and no network:
+it turns frozen dataclasses into bytes and back, and refuses what does not fit with a `ProtocolError` that
+names the field, the value and the remedy.
+
+A message without a `data` field travels as a WebSocket text message: one JSON object, `{"type": …, fields…}`.
+A message with a `data` field travels as a binary one: a little-endian uint32 length, that many bytes of JSON
+header, and the rest is the payload.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import struct
+import sys
+import types
+import typing
+from array import array
+from dataclasses import dataclass
+from functools import cache
+
+PROTOCOL_VERSION = 1  # raised when the words change; releases have their own numbers
+SUBPROTOCOL = f"musev.v{PROTOCOL_VERSION}"
+
+MAX_JSON_BYTES = 256 * 1024  # a control message, and the header of a binary one
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # holds a 2048 x 2048 frame as PNG, however noisy
+MAX_BLOB_BYTES = 64 * 1024 * 1024  # a still or a pose track
+SLICE_BYTES = 256 * 1024  # an upload goes in slices, so that no tick of Blender's timer is long
+
+MAX_FRAMES = 10_000
+MAX_PEOPLE = 8
+MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8  # pixels; the VAE halves three times
+BODY_POINTS = 18  # OpenPose's body-18 order
+
+JOB_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+SHA256 = r"[0-9a-f]{64}"
+
+
+class ProtocolError(ValueError):
+    """Something that does not fit the protocol; `problem` says what, with the value and the remedy."""
+
+    def __init__(self, message: str, value: object = "", remedy: str = "", code: str = "bad_message"):
+        super().__init__(f"{message} (got {_brief(value)}). {remedy}")
+        self.code, self.message, self.value, self.remedy = code, message, _brief(value), remedy
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(self.code, self.message, self.value, self.remedy)
+
+
+def limited(default=dataclasses.MISSING, **limits) -> typing.Any:
+    """A field with limits: `low`, `high`, `step`, `choices`, `pattern`, `longest` (of a text or a tuple)."""
+    return dataclasses.field(default=default, metadata=limits)
+
+
+class Record:
+    """A frozen dataclass whose fields are checked against their types and limits when it is made."""
+
+    def __post_init__(self):
+        for name, kind in kinds(type(self)).items():
+            limits = self.__dataclass_fields__[name].metadata
+            checked = _check(f"{type(self).__name__}.{name}", kind, getattr(self, name), limits)
+            object.__setattr__(self, name, checked)
+
+
+class Message(Record):
+    """A record that travels by itself. Its class name is its `type` on the wire."""
+
+
+# --- what is asked for ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClipRequest(Record):
+    """Everything a clip depends on: the same request and the same models give the same clip.
+
+    mode: 'still' animates `still` by `prompt`; 'text' needs no picture; 'pose' follows `poses`, looking like
+    `still` where one is given. width, height: pixels, multiples of 8. fps: frames a second, told to nobody but
+    the take. `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`).
+    context_frames, context_overlap: length of a parallel-denoise window and how many frames neighbours share.
+    overlap_weights: how overlapping predictions are averaged. scheduler: 'model' is the checkpoint's own choice.
+    w_ind_noise: share (0..1) of noise that is each frame's own, where noise_type is 'video_fusion'.
+    motion_speed: MuseV's sample rate of frames. ip_adapter_scale, control_scale: weights of the still's image
+    tokens and of the pose ControlNet. Raises ProtocolError.
+    """
+
+    mode: str = limited("still", choices=("still", "text", "pose"))
+    prompt: str = limited("", longest=2000)
+    negative_prompt: str = limited("", longest=2000)
+    model: str = limited("mini", pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+    width: int = limited(128, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
+    height: int = limited(128, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
+    num_frames: int = limited(48, low=1, high=MAX_FRAMES)
+    fps: float = limited(24.0, low=1.0, high=240.0)
+    num_inference_steps: int = limited(10, low=1, high=200)
+    guidance_scale: float = limited(1.5, low=1.0, high=30.0)
+    seed: int = limited(0, low=0, high=2**31 - 1)
+    still: str | None = limited(None, pattern=SHA256)
+    poses: str | None = limited(None, pattern=SHA256)
+    context_frames: int = limited(12, low=1, high=64)
+    context_overlap: int = limited(4, low=0, high=63)
+    context_schedule: str = limited("shifting", choices=("shifting", "uniform_v2", "uniform"))
+    overlap_weights: str = limited("triangular", choices=("triangular", "flat"))
+    scheduler: str = limited("model", choices=("model", "euler", "euler_ancestral", "ddim", "ddpm", "dpm++", "lcm"))
+    noise_type: str = limited("video_fusion", choices=("video_fusion", "random"))
+    w_ind_noise: float = limited(0.5, low=0.0, high=1.0)
+    motion_speed: float = limited(8.0, low=0.0, high=64.0)
+    ip_adapter_scale: float = limited(1.0, low=0.0, high=4.0)
+    control_scale: float = limited(1.0, low=0.0, high=4.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mode == "still" and self.still is None:
+            raise ProtocolError("Mode 'still' animates a picture, and none was given", None,
+                                "Choose a reference still.", "no_still")
+        if self.mode == "pose" and self.poses is None:
+            raise ProtocolError("Mode 'pose' follows a rig, and no poses were given", None,
+                                "Choose an armature and a camera.", "no_poses")
+        if self.context_overlap >= self.context_frames:
+            raise ProtocolError(f"context_overlap must be less than context_frames ({self.context_frames})",
+                                self.context_overlap, "Lower the overlap.", "bad_request")
+
+    @property
+    def blobs(self) -> tuple[str, ...]:
+        """The sha256 of every input the engine needs."""
+        return tuple(sorted({blob for blob in (self.still, self.poses) if blob}))
+
+
+@dataclass(frozen=True)
+class PoseTrack(Record):
+    """Body-18 keypoints of every frame and person, in pixels of a width x height picture.
+
+    points: little-endian float32 of shape (num_frames, num_people, 18, 3); the last axis is x px (right), y px
+    (down), visibility 0..1 (0: not seen, x and y mean nothing). numpy: `array.astype("<f4").tobytes()`, and back
+    `np.frombuffer(track.points, "<f4").reshape(track.shape)`. still_pose: the same for the reference still,
+    (num_people, 18, 3), or None. Hands and faces get a later `version`. Raises ProtocolError.
+    """
+
+    width: int = limited(low=1, high=16384)
+    height: int = limited(low=1, high=16384)
+    fps: float = limited(low=1.0, high=240.0)
+    num_frames: int = limited(low=1, high=MAX_FRAMES)
+    num_people: int = limited(low=1, high=MAX_PEOPLE)
+    points: bytes
+    still_pose: bytes | None = None
+    version: int = limited(1, choices=(1,))
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_frame = self.num_people * BODY_POINTS * 3 * 4
+        _check_points("PoseTrack.points", self.points, self.num_frames * one_frame)
+        if self.still_pose is not None:
+            _check_points("PoseTrack.still_pose", self.still_pose, one_frame)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (self.num_frames, self.num_people, BODY_POINTS, 3)
+
+    def to_bytes(self) -> bytes:
+        header = {"format": "musev.poses", **_plain(self)}
+        points, still_pose = header.pop("points"), header.pop("still_pose")
+        return _pack(header | {"has_still_pose": still_pose is not None}, points + (still_pose or b""))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> PoseTrack:
+        """Raises ProtocolError if `raw` is not exactly one pose track."""
+        if len(raw) > MAX_BLOB_BYTES:
+            raise ProtocolError(f"A pose track has at most {MAX_BLOB_BYTES} bytes", len(raw), "Use fewer frames.")
+        header, payload = _unpack(raw)
+        if header.pop("format", None) != "musev.poses":
+            raise ProtocolError("This is not a pose track", raw[:40], "Send what PoseTrack.to_bytes() gives.")
+        still_floats = header.pop("has_still_pose", None)
+        if not isinstance(still_floats, bool) or {"points", "still_pose"} & header.keys():
+            raise ProtocolError("A pose track's header is damaged", still_floats, "Export the poses again.")
+        num_people = header.get("num_people")
+        cut = len(payload)
+        if still_floats and isinstance(num_people, int):
+            cut -= num_people * BODY_POINTS * 3 * 4
+        still_pose = payload[max(cut, 0):] if still_floats else None
+        return _build(cls, header | {"points": payload[:max(cut, 0)], "still_pose": still_pose})
+
+
+# --- records inside messages ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem(Record):
+    """What went wrong, for people and programs: a stable code, the sentence, the offending value, the remedy."""
+
+    code: str = limited(pattern=r"[a-z0-9_]{1,40}")
+    message: str = limited(longest=4000)
+    value: str = limited("", longest=1000)
+    remedy: str = limited("", longest=1000)
+
+    def __str__(self) -> str:
+        value = f" (got {self.value})" if self.value else ""
+        return f"{self.message}{value}. {self.remedy}".strip()
+
+
+@dataclass(frozen=True)
+class ModelInfo(Record):
+    """One model this engine can use. `installed`: its files are there. Sizes are in pixels and bytes."""
+
+    name: str
+    licence: str
+    installed: bool
+    width: int
+    height: int
+    size_bytes: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class PhaseTime(Record):
+    phase: str
+    seconds: float
+
+
+# --- client → engine -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Submit(Message):
+    """Make this clip. Sent twice with one `job` it makes one job. Answered by NeedBlobs (upload, then submit
+    again), Accepted, or Refused."""
+
+    job: str = limited(pattern=JOB_ID)
+    request: ClipRequest
+
+
+@dataclass(frozen=True)
+class BlobSlice(Message):
+    """Bytes [offset, offset + len(data)) of the blob `sha256` of `size` bytes; slices come in order."""
+
+    sha256: str = limited(pattern=SHA256)
+    offset: int = limited(low=0, high=MAX_BLOB_BYTES)
+    size: int = limited(low=1, high=MAX_BLOB_BYTES)
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Cancel(Message):
+    job: str = limited(pattern=JOB_ID)
+
+
+@dataclass(frozen=True)
+class Resume(Message):
+    """I am back, and have these frames of this job: send the others, and how it ends."""
+
+    job: str = limited(pattern=JOB_ID)
+    have: tuple[int, ...] = limited((), longest=MAX_FRAMES)
+
+
+@dataclass(frozen=True)
+class AskStatus(Message):
+    """Answered by EngineStatus."""
+
+
+@dataclass(frozen=True)
+class Shutdown(Message):
+    """End the engine. What it still had to do waits in its state folder."""
+
+
+# --- engine → client -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Welcome(Message):
+    """The engine's first word on every connection."""
+
+    protocol_version: int
+    engine_version: str
+    pid: int
+    models: tuple[ModelInfo, ...]
+
+
+@dataclass(frozen=True)
+class EngineStatus(Message):
+    """queued, running: numbers of jobs. worker_pid: None until the first job. memory_mb: the server's own."""
+
+    queued: int
+    running: int
+    worker_pid: int | None
+    memory_mb: float
+
+
+@dataclass(frozen=True)
+class NeedBlobs(Message):
+    job: str = limited(pattern=JOB_ID)
+    blobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Accepted(Message):
+    """The job stands in the engine's store, `queue_position` jobs before it."""
+
+    job: str = limited(pattern=JOB_ID)
+    queue_position: int = 0
+
+
+@dataclass(frozen=True)
+class Refused(Message):
+    """A message was not taken; nothing has changed. `job` says whose it was, where that is known."""
+
+    problem: Problem
+    job: str | None = limited(None, pattern=JOB_ID)
+
+
+@dataclass(frozen=True)
+class Progress(Message):
+    """`step` of `num_steps` within `phase` ('load', 'prepare', 'denoise', 'decode'); eta_s: seconds left in it."""
+
+    job: str = limited(pattern=JOB_ID)
+    phase: str = limited(longest=40)
+    step: int = limited(0, low=0)
+    num_steps: int = limited(0, low=0)
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Preview(Message):
+    """How `frame` looks after `step`; data: one PNG."""
+
+    job: str = limited(pattern=JOB_ID)
+    step: int = limited(low=0)
+    frame: int = limited(low=0, high=MAX_FRAMES - 1)
+    data: bytes
+
+
+@dataclass(frozen=True)
+class FrameReady(Message):
+    """A finished frame, 0-based; data: one PNG, 8-bit sRGB, of the request's width and height."""
+
+    job: str = limited(pattern=JOB_ID)
+    frame: int = limited(low=0, high=MAX_FRAMES - 1)
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Done(Message):
+    """Ending 1 of 3. `model_sha256` names the weights that made the clip; peak_memory_mb is the worker's."""
+
+    job: str = limited(pattern=JOB_ID)
+    num_frames: int = limited(low=1, high=MAX_FRAMES)
+    phases: tuple[PhaseTime, ...] = ()
+    peak_memory_mb: float = 0.0
+    device: str = ""
+    model_sha256: str = ""
+    model_licence: str = ""
+    engine_version: str = ""
+
+
+@dataclass(frozen=True)
+class Failed(Message):
+    """Ending 2 of 3."""
+
+    job: str = limited(pattern=JOB_ID)
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Cancelled(Message):
+    """Ending 3 of 3."""
+
+    job: str = limited(pattern=JOB_ID)
+
+
+Ending = Done | Failed | Cancelled
+MESSAGES = {message.__name__: message for message in Message.__subclasses__()}
+
+
+# --- bytes and back ------------------------------------------------------------------------------------------
+
+
+def encode(message: Message) -> str | bytes:
+    """The WebSocket message: str travels as text, bytes as binary. Raises ProtocolError if it is too large."""
+    header = {"type": type(message).__name__, **_plain(message)}
+    if "data" in header:
+        raw = _pack(header, header.pop("data"))
+    elif len(raw := _json(header)) > MAX_JSON_BYTES:  # bounded in characters; all our control text is ASCII
+        raise ProtocolError(f"A control message has at most {MAX_JSON_BYTES} bytes", len(raw), "Send less.")
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"A message has at most {MAX_MESSAGE_BYTES} bytes", len(raw), "Send less.")
+    return raw
+
+
+def decode(raw: str | bytes) -> Message:
+    """The message that `encode` wrote. Raises ProtocolError for anything else."""
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"A message has at most {MAX_MESSAGE_BYTES} bytes", len(raw), "Send less.")
+    header, payload = (_parse(raw), None) if isinstance(raw, str) else _unpack(raw)
+    name = header.pop("type", None)
+    message = MESSAGES.get(name) if isinstance(name, str) else None
+    if message is None:
+        raise ProtocolError("Unknown message type", name, f"Known are {', '.join(MESSAGES)}.")
+    if (payload is not None) != ("data" in kinds(message)):
+        raise ProtocolError(f"{name} came in the wrong kind of WebSocket message", type(raw).__name__,
+                            "Messages with data are binary, all others text.")
+    return _build(message, header if payload is None else header | {"data": payload})
+
+
+def request_json(request: ClipRequest) -> str:
+    """One canonical text for a request: equal texts mean equal clips."""
+    return _json(dict(sorted(_plain(request).items())))
+
+
+def request_from_json(text: str) -> ClipRequest:
+    return _build(ClipRequest, _parse(text))
+
+
+def blob_sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@cache
+def kinds(record: type[Record]) -> dict[str, typing.Any]:
+    """The type of every field, in order."""
+    hints = typing.get_type_hints(record)
+    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+
+
+def _plain(record: Record) -> dict:
+    """The record as a dict of JSON values (and bytes)."""
+    def plain(value):
+        if isinstance(value, Record):
+            return _plain(value)
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return {name: plain(getattr(record, name)) for name in kinds(type(record))}
+
+
+def _build(record: type[Record], raw: object) -> typing.Any:
+    """A record from a dict of JSON values: every field known, none missing; its own checks do the rest."""
+    if not isinstance(raw, dict):
+        raise ProtocolError(f"{record.__name__} must be an object", raw, "Send its fields by name.")
+    known = kinds(record)
+    if unknown := sorted(raw.keys() - known.keys()):
+        raise ProtocolError(f"{record.__name__} has no field {unknown[0]!r}", raw[unknown[0]],
+                            f"It has {', '.join(known)}; update the side that sent it.")
+    for name, field in record.__dataclass_fields__.items():
+        if name not in raw and field.default is dataclasses.MISSING:
+            raise ProtocolError(f"{record.__name__}.{name} is missing", sorted(raw), "Send every field.")
+    return record(**{name: _shape(known[name], value) for name, value in raw.items()})
+
+
+def _shape(kind, value):
+    """Lists become tuples and objects become records where the field's type says so."""
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_shape(typing.get_args(kind)[0], item) for item in value)
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return _build(kind, value)
+    return value
+
+
+def _check(name: str, kind, value, limits) -> typing.Any:
+    """The value, if it has the field's type and keeps its limits (an int given for a float becomes one)."""
+    if isinstance(kind, types.UnionType):  # X | None
+        if value is None:
+            return None
+        kind = next(choice for choice in typing.get_args(kind) if choice is not type(None))
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            raise ProtocolError(f"{name} must be a list", value, "Send a list.")
+        value = tuple(_check(f"{name}[{index}]", typing.get_args(kind)[0], item, {})
+                      for index, item in enumerate(value))
+    elif kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+        value = float(value)
+    elif type(value) is not kind:
+        raise ProtocolError(f"{name} must be {kind.__name__}", value, f"Send {kind.__name__}.")
+    if kind is float and not math.isfinite(value):
+        raise ProtocolError(f"{name} must be a finite number", value, "Send a finite number.")
+    if kind is str:
+        _check_text(name, value, limits)
+    if len(value if isinstance(value, tuple) else ()) > limits.get("longest", MAX_FRAMES):
+        raise ProtocolError(f"{name} has at most {limits['longest']} items", len(value), "Send fewer.")
+    if "choices" in limits and value not in limits["choices"]:
+        raise ProtocolError(f"{name} is not one of the choices", value,
+                            f"Choose from {', '.join(map(str, limits['choices']))}.")
+    low, high, step = limits.get("low", -math.inf), limits.get("high", math.inf), limits.get("step")
+    if kind in (int, float) and not low <= value <= high:
+        raise ProtocolError(f"{name} must be from {low} to {high}", value, f"Choose {low} to {high}.")
+    if step and value % step:
+        below = max(value - value % step, low)
+        raise ProtocolError(f"{name} must be a multiple of {step}", value, f"Use {below} or {below + step}.")
+    return value
+
+
+def _check_text(name: str, value: str, limits) -> None:
+    if len(value) > limits.get("longest", 4000):
+        raise ProtocolError(f"{name} has at most {limits.get('longest', 4000)} characters", len(value), "Shorten it.")
+    if "pattern" in limits and not re.fullmatch(limits["pattern"], value):
+        raise ProtocolError(f"{name} is not of the form {limits['pattern']}", value, "Correct it.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ProtocolError(f"{name} is not valid Unicode", value.encode(errors="replace"), "Remove the letter.")
+
+
+def _check_points(name: str, raw: bytes, size: int) -> None:
+    if len(raw) != size:
+        raise ProtocolError(f"{name} must have {size} bytes: frames x people x 18 x 3 float32", len(raw),
+                            "Send points of that shape.")
+    numbers = array("f")
+    numbers.frombytes(raw)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    if not math.isfinite(sum(numbers)):  # float32 numbers can't overflow this float64 sum
+        raise ProtocolError(f"{name} holds a number that is not finite", "nan or inf", "Mark it not visible instead.")
+    visibility = numbers[2::3]
+    if min(visibility) < 0 or max(visibility) > 1:
+        raise ProtocolError(f"{name} holds a visibility outside 0..1", (min(visibility), max(visibility)),
+                            "Use 1 for seen, 0 for not seen.")
+
+
+def _pack(header: dict, payload: bytes) -> bytes:
+    text = _json(header).encode()
+    if len(text) > MAX_JSON_BYTES:
+        raise ProtocolError(f"A header has at most {MAX_JSON_BYTES} bytes", len(text), "Send less.")
+    return b"".join((struct.pack("<I", len(text)), text, payload))
+
+
+def _unpack(raw: bytes) -> tuple[dict, bytes]:
+    size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else MAX_JSON_BYTES + 1
+    if size > min(MAX_JSON_BYTES, len(raw) - 4):
+        raise ProtocolError("A binary message begins with its header's length", raw[:4], "Send a whole message.")
+    return _parse(raw[4:4 + size]), raw[4 + size:]
+
+
+def _json(value: dict) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _parse(raw: str | bytes) -> dict:
+    if len(raw) > MAX_JSON_BYTES:
+        raise ProtocolError(f"A control message has at most {MAX_JSON_BYTES} bytes", len(raw), "Send less.")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or endless digits
+        raise ProtocolError(f"Not JSON: {error}", raw[:80], "Send one JSON object.") from None
+    if not isinstance(value, dict):
+        raise ProtocolError("A message is a JSON object", value, "Send one JSON object.")
+    return value
+
+
+def _brief(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode(errors="replace").decode()[:200]
