@@ -1,1 +1,18 @@
-"""MuseV for Blender: the extension. Nothing is imported here, so `blender_addon.protocol` loads in any Python."""
+"""MuseV in Blender's Video Sequencer: the artist's side.
+
+Nothing is imported here at module level, so that `protocol` (standard library only) loads in any Python.
+"""
+
+
+def register() -> None:
+    from . import operators, props, session, ui
+
+    for module in (props, operators, ui, session):
+        module.register()
+
+
+def unregister() -> None:
+    from . import operators, props, session, ui
+
+    for module in (session, ui, operators, props):
+        module.unregister()
