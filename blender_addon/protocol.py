@@ -72,7 +72,7 @@ class Message(Record):
     """A record that travels by itself. Its class name is its `type` on the wire."""
 
 
-# --- what is asked for ---------------------------------------------------------------------------------------
+# --- what is asked for ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class ClipRequest(Record):
     """Everything a clip depends on: the same request and the same models give the same clip.
 
     mode: 'still' animates `still` by `prompt`; 'text' needs no picture; 'pose' follows `poses`, looking like
-    `still` where one is given. width, height: pixels, multiples of 8. fps: frames a second, told to nobody but
-    the take. `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`).
+    `still` where one is given. width, height: pixels, multiples of 8. fps: frames a second, told to nobody
+    but the take. `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`).
     context_frames, context_overlap: length of a parallel-denoise window and how many frames neighbours share.
-    overlap_weights: how overlapping predictions are averaged. scheduler: 'model' is the checkpoint's own choice.
-    w_ind_noise: share (0..1) of noise that is each frame's own, where noise_type is 'video_fusion'.
+    overlap_weights: how overlapping predictions are averaged. scheduler: 'model' is the checkpoint's own
+    choice. w_ind_noise: share (0..1) of noise that is each frame's own, where noise_type is 'video_fusion'.
     motion_speed: MuseV's sample rate of frames. ip_adapter_scale, control_scale: weights of the still's image
     tokens and of the pose ControlNet. Raises ProtocolError.
     """
@@ -106,7 +106,9 @@ class ClipRequest(Record):
     context_overlap: int = limited(4, low=0, high=63)
     context_schedule: str = limited("shifting", choices=("shifting", "uniform_v2", "uniform"))
     overlap_weights: str = limited("triangular", choices=("triangular", "flat"))
-    scheduler: str = limited("model", choices=("model", "euler", "euler_ancestral", "ddim", "ddpm", "dpm++", "lcm"))
+    scheduler: str = limited(
+        "model", choices=("model", "euler", "euler_ancestral", "ddim", "ddpm", "dpm++", "lcm")
+    )
     noise_type: str = limited("video_fusion", choices=("video_fusion", "random"))
     w_ind_noise: float = limited(0.5, low=0.0, high=1.0)
     motion_speed: float = limited(8.0, low=0.0, high=64.0)
@@ -116,14 +118,26 @@ class ClipRequest(Record):
     def __post_init__(self):
         super().__post_init__()
         if self.mode == "still" and self.still is None:
-            raise ProtocolError("Mode 'still' animates a picture, and none was given", None,
-                                "Choose a reference still.", "no_still")
+            raise ProtocolError(
+                "Mode 'still' animates a picture, and none was given",
+                None,
+                "Choose a reference still.",
+                "no_still",
+            )
         if self.mode == "pose" and self.poses is None:
-            raise ProtocolError("Mode 'pose' follows a rig, and no poses were given", None,
-                                "Choose an armature and a camera.", "no_poses")
+            raise ProtocolError(
+                "Mode 'pose' follows a rig, and no poses were given",
+                None,
+                "Choose an armature and a camera.",
+                "no_poses",
+            )
         if self.context_overlap >= self.context_frames:
-            raise ProtocolError(f"context_overlap must be less than context_frames ({self.context_frames})",
-                                self.context_overlap, "Lower the overlap.", "bad_request")
+            raise ProtocolError(
+                f"context_overlap must be less than context_frames ({self.context_frames})",
+                self.context_overlap,
+                "Lower the overlap.",
+                "bad_request",
+            )
 
     @property
     def blobs(self) -> tuple[str, ...]:
@@ -135,10 +149,11 @@ class ClipRequest(Record):
 class PoseTrack(Record):
     """Body-18 keypoints of every frame and person, in pixels of a width x height picture.
 
-    points: little-endian float32 of shape (num_frames, num_people, 18, 3); the last axis is x px (right), y px
-    (down), visibility 0..1 (0: not seen, x and y mean nothing). numpy: `array.astype("<f4").tobytes()`, and back
-    `np.frombuffer(track.points, "<f4").reshape(track.shape)`. still_pose: the same for the reference still,
-    (num_people, 18, 3), or None. Hands and faces get a later `version`. Raises ProtocolError.
+    points: little-endian float32 of shape (num_frames, num_people, 18, 3); the last axis is x px (right), y
+    px (down), visibility 0..1 (0: not seen, x and y mean nothing). numpy: `array.astype("<f4").tobytes()`,
+    and back `np.frombuffer(track.points, "<f4").reshape(track.shape)`. still_pose: the same for the
+    reference still, (num_people, 18, 3), or None. Hands and faces get a later `version`. Raises
+    ProtocolError.
     """
 
     width: int = limited(low=1, high=16384)
@@ -170,7 +185,9 @@ class PoseTrack(Record):
     def from_bytes(cls, raw: bytes) -> PoseTrack:
         """Raises ProtocolError if `raw` is not exactly one pose track."""
         if len(raw) > MAX_BLOB_BYTES:
-            raise ProtocolError(f"A pose track has at most {MAX_BLOB_BYTES} bytes", len(raw), "Use fewer frames.")
+            raise ProtocolError(
+                f"A pose track has at most {MAX_BLOB_BYTES} bytes", len(raw), "Use fewer frames."
+            )
         header, payload = _unpack(raw)
         if header.pop("format", None) != "musev.poses":
             raise ProtocolError("This is not a pose track", raw[:40], "Send what PoseTrack.to_bytes() gives.")
@@ -181,16 +198,17 @@ class PoseTrack(Record):
         cut = len(payload)
         if still_floats and isinstance(num_people, int):
             cut -= num_people * BODY_POINTS * 3 * 4
-        still_pose = payload[max(cut, 0):] if still_floats else None
-        return _build(cls, header | {"points": payload[:max(cut, 0)], "still_pose": still_pose})
+        still_pose = payload[max(cut, 0) :] if still_floats else None
+        return _build(cls, header | {"points": payload[: max(cut, 0)], "still_pose": still_pose})
 
 
-# --- records inside messages ---------------------------------------------------------------------------------
+# --- records inside messages ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Problem(Record):
-    """What went wrong, for people and programs: a stable code, the sentence, the offending value, the remedy."""
+    """What went wrong, for people and programs: a stable code, the sentence, the offending value, the
+    remedy."""
 
     code: str = limited(pattern=r"[a-z0-9_]{1,40}")
     message: str = limited(longest=4000)
@@ -221,7 +239,7 @@ class PhaseTime(Record):
     seconds: float
 
 
-# --- client → engine -----------------------------------------------------------------------------------------
+# --- client → engine ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -266,7 +284,16 @@ class Shutdown(Message):
     """End the engine. What it still had to do waits in its state folder."""
 
 
-# --- engine → client -----------------------------------------------------------------------------------------
+# --- engine → client ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Greeting(Message):
+    """The one line that an engine prints when it listens (Refused, where it can't): url is ws://HOST:PORT."""
+
+    protocol_version: int
+    url: str
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -281,12 +308,11 @@ class Welcome(Message):
 
 @dataclass(frozen=True)
 class EngineStatus(Message):
-    """queued, running: numbers of jobs. worker_pid: None until the first job. memory_mb: the server's own."""
+    """queued, running: numbers of jobs. worker_pid: None while no worker process runs."""
 
     queued: int
     running: int
     worker_pid: int | None
-    memory_mb: float
 
 
 @dataclass(frozen=True)
@@ -313,7 +339,8 @@ class Refused(Message):
 
 @dataclass(frozen=True)
 class Progress(Message):
-    """`step` of `num_steps` within `phase` ('load', 'prepare', 'denoise', 'decode'); eta_s: seconds left in it."""
+    """`step` of `num_steps` within `phase` ('load', 'prepare', 'denoise', 'decode'); eta_s: seconds left in
+    it."""
 
     job: str = limited(pattern=JOB_ID)
     phase: str = limited(longest=40)
@@ -343,12 +370,13 @@ class FrameReady(Message):
 
 @dataclass(frozen=True)
 class Done(Message):
-    """Ending 1 of 3. `model_sha256` names the weights that made the clip; peak_memory_mb is the worker's."""
+    """Ending 1 of 3. `model_sha256` names the weights that made the clip; peak_memory_mb is the worker's,
+    None where the system does not tell."""
 
     job: str = limited(pattern=JOB_ID)
     num_frames: int = limited(low=1, high=MAX_FRAMES)
     phases: tuple[PhaseTime, ...] = ()
-    peak_memory_mb: float = 0.0
+    peak_memory_mb: float | None = None
     device: str = ""
     model_sha256: str = ""
     model_licence: str = ""
@@ -374,11 +402,12 @@ Ending = Done | Failed | Cancelled
 MESSAGES = {message.__name__: message for message in Message.__subclasses__()}
 
 
-# --- bytes and back ------------------------------------------------------------------------------------------
+# --- bytes and back -------------------------------------------------------------------------------
 
 
 def encode(message: Message) -> str | bytes:
-    """The WebSocket message: str travels as text, bytes as binary. Raises ProtocolError if it is too large."""
+    """The WebSocket message: str travels as text, bytes as binary. Raises ProtocolError if it is too
+    large."""
     header = {"type": type(message).__name__, **_plain(message)}
     if "data" in header:
         raw = _pack(header, header.pop("data"))
@@ -399,8 +428,11 @@ def decode(raw: str | bytes) -> Message:
     if message is None:
         raise ProtocolError("Unknown message type", name, f"Known are {', '.join(MESSAGES)}.")
     if (payload is not None) != ("data" in kinds(message)):
-        raise ProtocolError(f"{name} came in the wrong kind of WebSocket message", type(raw).__name__,
-                            "Messages with data are binary, all others text.")
+        raise ProtocolError(
+            f"{name} came in the wrong kind of WebSocket message",
+            type(raw).__name__,
+            "Messages with data are binary, all others text.",
+        )
     return _build(message, header if payload is None else header | {"data": payload})
 
 
@@ -426,6 +458,7 @@ def kinds(record: type[Record]) -> dict[str, typing.Any]:
 
 def _plain(record: Record) -> dict:
     """The record as a dict of JSON values (and bytes)."""
+
     def plain(value):
         if isinstance(value, Record):
             return _plain(value)
@@ -440,8 +473,11 @@ def _build(record: type[Record], raw: object) -> typing.Any:
         raise ProtocolError(f"{record.__name__} must be an object", raw, "Send its fields by name.")
     known = kinds(record)
     if unknown := sorted(raw.keys() - known.keys()):
-        raise ProtocolError(f"{record.__name__} has no field {unknown[0]!r}", raw[unknown[0]],
-                            f"It has {', '.join(known)}; update the side that sent it.")
+        raise ProtocolError(
+            f"{record.__name__} has no field {unknown[0]!r}",
+            raw[unknown[0]],
+            f"It has {', '.join(known)}; update the side that sent it.",
+        )
     for name, field in record.__dataclass_fields__.items():
         if name not in raw and field.default is dataclasses.MISSING:
             raise ProtocolError(f"{record.__name__}.{name} is missing", sorted(raw), "Send every field.")
@@ -466,8 +502,9 @@ def _check(name: str, kind, value, limits) -> typing.Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, tuple):
             raise ProtocolError(f"{name} must be a list", value, "Send a list.")
-        value = tuple(_check(f"{name}[{index}]", typing.get_args(kind)[0], item, {})
-                      for index, item in enumerate(value))
+        value = tuple(
+            _check(f"{name}[{index}]", typing.get_args(kind)[0], item, {}) for index, item in enumerate(value)
+        )
     elif kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         value = float(value)
     elif type(value) is not kind:
@@ -479,8 +516,11 @@ def _check(name: str, kind, value, limits) -> typing.Any:
     if len(value if isinstance(value, tuple) else ()) > limits.get("longest", MAX_FRAMES):
         raise ProtocolError(f"{name} has at most {limits['longest']} items", len(value), "Send fewer.")
     if "choices" in limits and value not in limits["choices"]:
-        raise ProtocolError(f"{name} is not one of the choices", value,
-                            f"Choose from {', '.join(map(str, limits['choices']))}.")
+        raise ProtocolError(
+            f"{name} is not one of the choices",
+            value,
+            f"Choose from {', '.join(map(str, limits['choices']))}.",
+        )
     low, high, step = limits.get("low", -math.inf), limits.get("high", math.inf), limits.get("step")
     if kind in (int, float) and not low <= value <= high:
         raise ProtocolError(f"{name} must be from {low} to {high}", value, f"Choose {low} to {high}.")
@@ -492,27 +532,39 @@ def _check(name: str, kind, value, limits) -> typing.Any:
 
 def _check_text(name: str, value: str, limits) -> None:
     if len(value) > limits.get("longest", 4000):
-        raise ProtocolError(f"{name} has at most {limits.get('longest', 4000)} characters", len(value), "Shorten it.")
+        raise ProtocolError(
+            f"{name} has at most {limits.get('longest', 4000)} characters", len(value), "Shorten it."
+        )
     if "pattern" in limits and not re.fullmatch(limits["pattern"], value):
         raise ProtocolError(f"{name} is not of the form {limits['pattern']}", value, "Correct it.")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ProtocolError(f"{name} is not valid Unicode", value.encode(errors="replace"), "Remove the letter.")
+        raise ProtocolError(
+            f"{name} is not valid Unicode", value.encode(errors="replace"), "Remove the letter."
+        )
 
 
 def _check_points(name: str, raw: bytes, size: int) -> None:
     if len(raw) != size:
-        raise ProtocolError(f"{name} must have {size} bytes: frames x people x 18 x 3 float32", len(raw),
-                            "Send points of that shape.")
+        raise ProtocolError(
+            f"{name} must have {size} bytes: frames x people x 18 x 3 float32",
+            len(raw),
+            "Send points of that shape.",
+        )
     numbers = array("f")
     numbers.frombytes(raw)
     if sys.byteorder == "big":
         numbers.byteswap()
     if not math.isfinite(sum(numbers)):  # float32 numbers can't overflow this float64 sum
-        raise ProtocolError(f"{name} holds a number that is not finite", "nan or inf", "Mark it not visible instead.")
+        raise ProtocolError(
+            f"{name} holds a number that is not finite", "nan or inf", "Mark it not visible instead."
+        )
     visibility = numbers[2::3]
     if min(visibility) < 0 or max(visibility) > 1:
-        raise ProtocolError(f"{name} holds a visibility outside 0..1", (min(visibility), max(visibility)),
-                            "Use 1 for seen, 0 for not seen.")
+        raise ProtocolError(
+            f"{name} holds a visibility outside 0..1",
+            (min(visibility), max(visibility)),
+            "Use 1 for seen, 0 for not seen.",
+        )
 
 
 def _pack(header: dict, payload: bytes) -> bytes:
@@ -525,8 +577,10 @@ def _pack(header: dict, payload: bytes) -> bytes:
 def _unpack(raw: bytes) -> tuple[dict, bytes]:
     size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else MAX_JSON_BYTES + 1
     if size > min(MAX_JSON_BYTES, len(raw) - 4):
-        raise ProtocolError("A binary message begins with its header's length", raw[:4], "Send a whole message.")
-    return _parse(raw[4:4 + size]), raw[4 + size:]
+        raise ProtocolError(
+            "A binary message begins with its header's length", raw[:4], "Send a whole message."
+        )
+    return _parse(raw[4 : 4 + size]), raw[4 + size :]
 
 
 def _json(value: dict) -> str:
