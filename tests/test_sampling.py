@@ -1,0 +1,175 @@
+"""The parallel loop with networks of a few lines: what it adds up, when it yields, what a seed means."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from musev_engine.sampling import denoise, draw_noise, guidance_scales, initial_latents, lean_noise
+from musev_engine.schedulers import SCHEDULERS, make_scheduler, set_timesteps
+from musev_engine.windows import plan_windows
+
+SD15 = {
+    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False,
+}  # fmt: skip
+SHAPE = (1, 4, 20, 3, 3)
+
+
+def per_frame(latents, t, frames):
+    """A network that looks at each frame alone, so windows can't matter."""
+    return torch.tanh(latents) * (1 + float(t) / 1000)
+
+
+def by_neighbours(latents, t, frames):
+    """A network whose answer depends on which frames stand in the window."""
+    return torch.tanh(latents - latents.mean(dim=2, keepdim=True)) + 0.01 * len(frames)
+
+
+def run(predict, schedule="shifting", weights="triangular", steps=4, scheduler="euler", seed=3, **options):
+    made = make_scheduler(SD15, scheduler)
+    timesteps = set_timesteps(made, steps)
+    generator = torch.Generator().manual_seed(seed)
+    latents = initial_latents(made, draw_noise(SHAPE, generator), timesteps[0])
+    plan = partial(_plan, schedule)
+    return denoise(
+        predict, latents, made, timesteps, plan=plan, overlap_weights=weights, generator=generator, **options
+    )
+
+
+def _plan(schedule, step):
+    return plan_windows(schedule, SHAPE[2], 8, 3, step=step)
+
+
+def result(states):
+    return list(states)[-1].latents
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("schedule", ["uniform_v2", "uniform", "shifting"])
+@pytest.mark.parametrize("weights", ["flat", "triangular"])
+def test_windows_do_not_matter_to_a_network_that_sees_single_frames(scheduler, schedule, weights):
+    options = {"scheduler": scheduler, "noise_type": "video_fusion"}
+    in_windows = result(run(per_frame, schedule, weights, **options))
+    made = make_scheduler(SD15, scheduler)
+    timesteps = set_timesteps(made, 4)
+    generator = torch.Generator().manual_seed(3)
+    latents = initial_latents(made, draw_noise(SHAPE, generator), timesteps[0])
+    whole = result(
+        denoise(
+            per_frame, latents, made, timesteps, generator=generator, noise_type="video_fusion",
+            plan=lambda step: plan_windows("uniform_v2", SHAPE[2], SHAPE[2], 0),
+        )
+    )  # fmt: skip
+    assert torch.allclose(in_windows, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_seed_gives_one_clip(scheduler):
+    one, again, other = (result(run(by_neighbours, scheduler=scheduler, seed=seed)) for seed in (3, 3, 4))
+    assert torch.equal(one, again) and not torch.allclose(one, other)
+
+
+def test_yields_after_every_window_and_every_step():
+    states = list(run(by_neighbours, steps=3))
+    windows = [len(_plan("shifting", step)) for step in range(3)]
+    assert [(s.step, s.window, s.num_windows, s.step_done) for s in states] == [
+        (step, number, count, done)
+        for step, count in enumerate(windows)
+        for number, done in [(i, False) for i in range(1, count + 1)] + [(count, True)]
+    ]
+    assert all(s.original is not None and s.original.shape == SHAPE for s in states if s.step_done)
+
+
+def test_closing_stops_before_the_next_window():
+    asked = []
+
+    def predict(latents, t, frames):
+        asked.append(frames)
+        return per_frame(latents, t, frames)
+
+    states = run(predict)
+    next(states)
+    next(states)
+    states.close()
+    assert len(asked) == 2
+
+
+def test_predictions_add_up_in_float32():
+    for state in run(lambda latents, t, frames: per_frame(latents, t, frames).half()):
+        assert state.latents.dtype == torch.float32
+
+
+def test_a_prediction_that_is_not_finite_stops_the_loop():
+    with pytest.raises(FloatingPointError, match="step 1 of 4"):
+        list(run(lambda latents, t, frames: latents * float("inf")))
+
+
+def test_compat_draws_what_euler_throws_away():
+    plain = torch.Generator().manual_seed(9)
+    musev = torch.Generator().manual_seed(9)
+    for generator, compat in ((plain, ""), (musev, "musev")):
+        scheduler = make_scheduler(SD15)
+        timesteps = set_timesteps(scheduler, 2)
+        start = draw_noise(SHAPE, generator) * scheduler.init_noise_sigma
+        plan = partial(_plan, "uniform_v2")
+        list(denoise(per_frame, start, scheduler, timesteps, plan=plan, generator=generator, compat=compat))
+    for _ in range(2):
+        draw_noise(SHAPE, plain)
+    assert torch.equal(torch.randn(4, generator=plain), torch.randn(4, generator=musev))
+
+
+@pytest.mark.parametrize("w_ind_noise", [0.0, 0.3, 1.0])
+def test_shared_noise_has_unit_variance_and_the_asked_correlation(w_ind_noise):
+    noise = draw_noise(
+        (1, 4, 2, 64, 64),
+        torch.Generator().manual_seed(0),
+        noise_type="video_fusion",
+        w_ind_noise=w_ind_noise,
+    )
+    first, second = noise[0, :, 0].flatten(), noise[0, :, 1].flatten()
+    assert np.isclose(noise.var().item(), 1, atol=0.05)
+    assert np.isclose(torch.corrcoef(torch.stack([first, second]))[0, 1], 1 - w_ind_noise, atol=0.05)
+
+
+def test_lean_noise_keeps_what_is_asked():
+    noise, picture = torch.randn(1, 4, 3, 2, 2), torch.randn(1, 4, 2, 2, 2)
+    assert torch.equal(lean_noise(noise, picture, 0.0), noise)
+    assert torch.allclose(lean_noise(noise, picture, 1.0), picture.mean(2, keepdim=True).expand_as(noise))
+
+
+def test_a_start_is_noised_to_the_first_timestep():
+    scheduler = make_scheduler(SD15, "ddim")
+    timesteps = set_timesteps(scheduler, 5)
+    clean, noise = torch.randn(SHAPE), torch.randn(SHAPE)
+    alpha = scheduler.alphas_cumprod[timesteps[0]]
+    expected = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    assert torch.allclose(initial_latents(scheduler, noise, timesteps[0], start=clean), expected, atol=1e-6)
+
+
+def test_the_models_config_decides_unless_a_scheduler_is_named():
+    v_prediction = {
+        "_class_name": "DDIMScheduler", "prediction_type": "v_prediction", "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": True, "clip_sample": False,
+    }  # fmt: skip
+    made = make_scheduler(v_prediction)
+    assert type(made).__name__ == "DDIMScheduler" and made.config.prediction_type == "v_prediction"
+    assert set_timesteps(made, 4).tolist() == [999, 749, 499, 249]
+    assert float(made.alphas_cumprod[-1]) < 1e-8
+    assert type(make_scheduler(SD15)).__name__ == "EulerDiscreteScheduler"  # as MuseV treats PNDM
+    assert make_scheduler(v_prediction, "euler").config.prediction_type == "v_prediction"
+
+
+def test_unknown_names_and_odd_values_are_refused():
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match="'elur'; choose one of euler"):
+        make_scheduler(SD15, "elur")
+    with pytest.raises(ValueError, match="'pink'; choose one of random"):
+        draw_noise(SHAPE, generator, noise_type="pink")
+    with pytest.raises(ValueError, match=r"w_ind_noise is 1\.5"):
+        draw_noise(SHAPE, generator, w_ind_noise=1.5)
+    with pytest.raises(ValueError, match="1 generators for 2 clips"):
+        draw_noise((2, *SHAPE[1:]), [generator])
+    with pytest.raises(ValueError, match="'stairs'; choose one of linear"):
+        guidance_scales(7, 3, 4, "stairs")
