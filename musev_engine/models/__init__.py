@@ -1,0 +1,1 @@
+"""The networks and nothing else. State-dict keys are the published checkpoints' own."""
