@@ -1,4 +1,4 @@
-"""Golden data: what the original MuseV computed, stored as safetensors and JSON, and how ours is compared with it.
+"""Golden data: what the original MuseV computed, and how ours is compared with it.
 
 A golden directory holds one folder per kind of case (``unet/``, ``scheduler/``, ...), each case with
 ``case.json`` and ``tensors.safetensors``, and ``weights/``. Nothing here knows a width, a depth or a seed.
@@ -35,8 +35,9 @@ def compare(name: str, got: Tensor, expected: Tensor, *, atol: float, rtol: floa
     A wrong shape, a NaN or an infinity where none is expected is out of every tolerance.
     """
     if got.shape != expected.shape:
-        return Comparison(f"{name}: shape {tuple(got.shape)}, expected {tuple(expected.shape)}",
-                          math.inf, math.inf, False)
+        return Comparison(
+            f"{name}: shape {tuple(got.shape)}, expected {tuple(expected.shape)}", math.inf, math.inf, False
+        )
     if expected.numel() == 0:
         return Comparison(name, 0.0, 0.0, True)
     got, expected = got.detach().cpu().double(), expected.double()
@@ -71,10 +72,12 @@ def read_json(path: Path) -> dict:
 
 
 def load_tensors(path: Path, keys: list[str] | None = None) -> dict[str, Tensor]:
-    """Read a safetensors file, or the named keys of it. float8 weights, exact by construction, become float32."""
+    """Read a safetensors file, or these keys of it. float8 weights, exact by construction, become float32."""
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in (file.keys() if keys is None else keys)}
-    return {key: value.float() if value.dtype == torch.float8_e4m3fn else value for key, value in tensors.items()}
+    return {
+        key: value.float() if value.dtype == torch.float8_e4m3fn else value for key, value in tensors.items()
+    }
 
 
 class Case:
@@ -116,7 +119,9 @@ class Case:
 
 
 def unet_files(root: Path, variant: str) -> tuple[dict, dict[str, Tensor]]:
-    """Config and float32 state dict of `weights/<variant>.unet.*` (variant: musev, musev_referencenet_face, ...)."""
+    """Config and float32 state dict of `weights/<variant>.unet.*`, as of musev or musev_referencenet_face."""
     keys = read_json(root / f"weights/{variant}.unet.keys.json")
-    return (read_json(root / f"weights/{variant}.unet.config.json"),
-            load_tensors(root / "weights/unet_union.safetensors", list(keys)))
+    return (
+        read_json(root / f"weights/{variant}.unet.config.json"),
+        load_tensors(root / "weights/unet_union.safetensors", list(keys)),
+    )

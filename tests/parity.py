@@ -31,12 +31,15 @@ def check_unet(directory: Path, root: Path) -> list[Comparison]:
     case = Case(directory, root)
     unet = _unet(case)
     has = unet.config
-    sample, index, clean = (case.get(f"in.{name}") for name in (
-        "sample", "vision_conditon_frames_sample_index", "vision_condition_frames_sample"))
+    sample, index, clean = (
+        case.get(f"in.{name}")
+        for name in ("sample", "vision_conditon_frames_sample_index", "vision_condition_frames_sample")
+    )
     if clean is not None:
         sample = insert_condition_frames(sample, clean, case.get("in.sample_index"), index)
     down, mid = case.get_list("in.down_block_refer_embs"), case.get("in.mid_block_refer_emb")
-    residuals, middle = case.get_list("in.down_block_additional_residuals"), case.get("in.mid_block_additional_residual")
+    residuals = case.get_list("in.down_block_additional_residuals")
+    middle = case.get("in.mid_block_additional_residual")
     got = unet(
         sample, case.get("in.timestep"), case.get("in.encoder_hidden_states"),
         condition_index=index,
@@ -67,8 +70,10 @@ def check_referencenet(directory: Path, root: Path) -> list[Comparison]:
     expected = case.get_list("out.down")
     if len(down) != len(expected):
         return [Comparison(f"{len(down)} maps, expected {len(expected)}", math.inf, math.inf, False)]
-    maps = [compare(f"down.{i}", got, want, atol=NETWORKS)
-            for i, (got, want) in enumerate(zip(down, expected, strict=True))]
+    maps = [
+        compare(f"down.{i}", got, want, atol=NETWORKS)
+        for i, (got, want) in enumerate(zip(down, expected, strict=True))
+    ]
     return [*maps, compare("mid", mid, case.tensors["out.mid"], atol=NETWORKS)]
 
 
@@ -79,8 +84,10 @@ def check_proj(directory: Path, root: Path) -> list[Comparison]:
     kind = FaceProjModel if "proj.0.weight" in weights else ImageProjModel
     model = kind.from_state_dict(weights).eval()
     names = [key.removeprefix("in.") for key in case.tensors if key.startswith("in.")]
-    return [compare(name, model(case.tensors[f"in.{name}"]), case.tensors[f"out.{name}"], atol=NETWORKS)
-            for name in names]
+    return [
+        compare(name, model(case.tensors[f"in.{name}"]), case.tensors[f"out.{name}"], atol=NETWORKS)
+        for name in names
+    ]
 
 
 def _unet(case: Case) -> UNet3D:
@@ -117,8 +124,10 @@ def cases(root: Path) -> Iterator[tuple[str, Path]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path, help="a golden directory (unet/, weights/, ...)")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="run only cases whose name matches, as 'unet/*'")
-    parser.add_argument("--json", action="store_true", help="print a list of {case, max_abs, max_rel, ok} last")
+    parser.add_argument(
+        "--only", default="*", metavar="GLOB", help="only cases of matching name, as 'unet/*'"
+    )
+    parser.add_argument("--json", action="store_true", help="print [{case, max_abs, max_rel, ok}] last")
     options = parser.parse_args(arguments)
     if not options.directory.is_dir():
         parser.error(f"{options.directory} is not a directory.")

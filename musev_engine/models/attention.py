@@ -35,9 +35,10 @@ class Cues:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v in each head: q (b, n, c), k and v (b, m, c) -> (b, n, c). Picks the kernel.
+    """softmax(q k^T / sqrt(d)) v in each head: q (b, n, c), k and v (b, m, c) -> (b, n, c).
 
-    On a CPU that needs gradients, plain products: backward through SDPA's CPU kernel takes about twice as long.
+    The one place that picks a kernel. On a CPU that needs gradients, plain products: backward through SDPA's
+    CPU kernel takes about twice as long.
     """
     if q.is_cuda and len(q) > CUDA_GRID_LIMIT:
         parts = zip(q.split(CUDA_GRID_LIMIT), k.split(CUDA_GRID_LIMIT), v.split(CUDA_GRID_LIMIT), strict=True)
@@ -113,7 +114,7 @@ class PromptAttention(Attention):
         return self.to_out[0](out)
 
     def _read(self, q: Tensor, tokens: Tensor, to_k: nn.Linear, to_v: nn.Linear) -> Tensor:
-        """Tokens (b, n, d) serve all frames at once, their queries side by side; (b, t, n, d) one frame each."""
+        """Tokens (b, n, d) serve all frames at once, queries side by side; (b, t, n, d) one frame each."""
         if tokens.ndim == 4:
             tokens = tokens.flatten(0, 1)
         queries = q.reshape(len(tokens), -1, q.shape[-1])
@@ -132,7 +133,7 @@ class ReferenceFusion(Attention):
         nn.init.zeros_(self.to_out[0].bias)
 
     def tokens(self, reference: Tensor) -> KeysValues:
-        """Keys and values (b, t2*h2*w2, c) of a reference map (b, c, t2, h2, w2), good for every frame and step."""
+        """Keys and values (b, t2*h2*w2, c) of a map (b, c, t2, h2, w2), good for every frame and step."""
         reference = reference.flatten(2).transpose(1, 2)
         return self.to_k(reference), self.to_v(reference)
 

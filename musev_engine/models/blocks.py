@@ -69,7 +69,9 @@ class Block(nn.Module):
     channels_in holds one number for each resnet; `attentions` says how many layers have transformers.
     """
 
-    def __init__(self, config: NetworkConfig, channels_in: Sequence[int], channels: int, heads: int, attentions: int):
+    def __init__(
+        self, config: NetworkConfig, channels_in: Sequence[int], channels: int, heads: int, attentions: int
+    ):
         super().__init__()
         motion = isinstance(config, UNetConfig)
         temb_channels = 4 * config.block_out_channels[0]
@@ -80,7 +82,9 @@ class Block(nn.Module):
             )
             for each in channels_in
         )  # fmt: skip
-        self.attentions = nn.ModuleList(SpatialTransformer(config, channels, heads) for _ in range(attentions))
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(config, channels, heads) for _ in range(attentions)
+        )
         self.temp_convs = nn.ModuleList(TemporalConv(channels) for _ in channels_in if motion)
         self.temp_attentions = nn.ModuleList(
             TemporalTransformer(channels, heads, config.norm_num_groups, temb_channels)
@@ -103,7 +107,13 @@ class DownBlock(Block):
     """Layers, each followed by fusion with the reference; then, but for the last block, half the size."""
 
     def __init__(
-        self, config: NetworkConfig, channels_in: int, channels: int, heads: int, attention: bool, downsample: bool
+        self,
+        config: NetworkConfig,
+        channels_in: int,
+        channels: int,
+        heads: int,
+        attention: bool,
+        downsample: bool,
     ):
         layers = config.layers_per_block
         super().__init__(
@@ -112,14 +122,18 @@ class DownBlock(Block):
         sizes = [Downsample2D(channels, use_conv=True, name="op")] if downsample else []
         self.downsamplers = nn.ModuleList(sizes)
         refer = isinstance(config, UNetConfig) and config.need_refer_emb
-        self.refer_emb_attns = nn.ModuleList(ReferenceFusion(channels, heads) for _ in range(self.outputs) if refer)
+        self.refer_emb_attns = nn.ModuleList(
+            ReferenceFusion(channels, heads) for _ in range(self.outputs) if refer
+        )
 
     @property
     def outputs(self) -> int:
         """How many maps this block leaves for the way up."""
         return len(self.resnets) + len(self.downsamplers)
 
-    def forward(self, x: Tensor, cues: Cues, reference: Sequence[KeysValues] = ()) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, cues: Cues, reference: Sequence[KeysValues] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
         skips = []
         for i in range(self.outputs):
             x = self.layer(i, x, cues) if i < len(self.resnets) else self.downsamplers[0](x)
@@ -141,7 +155,7 @@ class MidBlock(Block):
 
 
 class UpBlock(Block):
-    """One layer more than the way down has, each fed a skip; then, but for the last block, the next skip's size."""
+    """One layer more than on the way down, each fed a skip; then, but for the last block, the next skip's size."""
 
     def __init__(
         self, config: NetworkConfig, channels_in: int, skip_channels: Sequence[int], channels: int, heads: int,

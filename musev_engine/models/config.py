@@ -4,7 +4,7 @@ A value this engine does not know is an error with its name, never a silent diff
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
 TEMPORAL_GROUPS = 32  # temp_convs and transformer_in always use 32 groups, whatever norm_num_groups says
@@ -33,12 +33,24 @@ class NetworkConfig:
 
     # Values with one supported meaning (absent is fine), and values that change no number.
     _FIXED = {
-        "act_fn": "silu", "downsample_padding": 1, "mid_block_scale_factor": 1, "flip_sin_to_cos": True,
-        "freq_shift": 0, "center_input_sample": False, "dual_cross_attention": False, "class_embed_type": None,
-        "only_cross_attention": False, "use_linear_projection": False, "num_class_embeds": None,
-        "resnet_time_scale_shift": "default", "need_spatial_position_emb": False, "need_t2i_facein": False,
-        "need_vis_cond_mask": False, "temporal_conv_block": "TemporalConvLayer",
-        "temporal_transformer": "TransformerTemporalModel", "need_self_attn_block_embs": False,
+        "act_fn": "silu",
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "center_input_sample": False,
+        "dual_cross_attention": False,
+        "class_embed_type": None,
+        "only_cross_attention": False,
+        "use_linear_projection": False,
+        "num_class_embeds": None,
+        "resnet_time_scale_shift": "default",
+        "need_spatial_position_emb": False,
+        "need_t2i_facein": False,
+        "need_vis_cond_mask": False,
+        "temporal_conv_block": "TemporalConvLayer",
+        "temporal_transformer": "TransformerTemporalModel",
+        "need_self_attn_block_embs": False,
         "need_block_embs": True,
     }
     _WITHOUT_EFFECT = frozenset({
@@ -50,20 +62,24 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, published: Mapping[str, Any]) -> Self:
-        """Check and keep what matters of a published config. Raises `ConfigError`, which names every culprit."""
+        """Check a published config and keep what matters. Raises `ConfigError`, which names every culprit."""
         names = [field.name for field in fields(cls)]
         known = {*names, *cls._FIXED, *cls._WITHOUT_EFFECT}
         if unknown := sorted(set(published) - known):
             given = ", ".join(f"{key} = {published[key]!r}" for key in unknown)
-            raise ConfigError(f"{cls.__name__} has no value named {given}. "
-                              "Remove it, or use an engine that knows this model.")
-        if missing := [name for name in names if name not in published]:
+            raise ConfigError(
+                f"{cls.__name__} has no value named {given}. "
+                "Remove it, or use an engine that knows this model."
+            )
+        needed = [field.name for field in fields(cls) if field.default is MISSING]
+        if missing := [name for name in needed if name not in published]:
             raise ConfigError(f"{cls.__name__} lacks {', '.join(missing)}. Take the model's own config.json.")
         for key, supported in cls._FIXED.items():
             if key in published and published[key] != supported:
-                raise ConfigError(f"{cls.__name__}: {key} = {published[key]!r} is not supported; "
-                                  f"only {supported!r} is.")
-        return cls(**{name: _frozen(published[name]) for name in names})
+                raise ConfigError(
+                    f"{cls.__name__}: {key} = {published[key]!r} is not supported; only {supported!r} is."
+                )
+        return cls(**{name: _frozen(published[name]) for name in names if name in published})
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
@@ -76,8 +92,10 @@ class NetworkConfig:
             self._refuse("attention_head_dim", f"must be one number of heads, or {levels}")
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
             if channels % heads or channels % self.norm_num_groups:
-                self._refuse("block_out_channels", f"{channels} must be a multiple of {heads} heads "
-                                                   f"and of {self.norm_num_groups} groups")
+                self._refuse(
+                    "block_out_channels",
+                    f"{channels} must be a multiple of {heads} heads and of {self.norm_num_groups} groups",
+                )
         self.has_attention(self.down_block_types, "down_block_types")
 
     @property
@@ -92,7 +110,7 @@ class NetworkConfig:
         plain = {f"{direction}Block2D", f"{direction}Block3D"}
         attended = {f"CrossAttn{block}" for block in plain}
         if unknown := set(types) - plain - attended:
-            self._refuse(name, f"knows {', '.join(sorted(plain | attended))}; {sorted(unknown)[0]!r} is none of them")
+            self._refuse(name, f"{sorted(unknown)[0]!r} is none of {', '.join(sorted(plain | attended))}")
         return [block in attended for block in types]
 
     def _refuse(self, name: str, why: str) -> None:
@@ -109,6 +127,10 @@ class UNetConfig(NetworkConfig):
     keep_vision_condtion and need_zero_vis_cond_temb: condition frames get no time embedding.
     use_anivv1_cfg: SiLU on the time and frame embeddings, and frame indices scaled by motion speed.
     resnet_2d_skip_time_act: resnets do not apply their own SiLU to the time embedding.
+    last_block_own_reference: ours, absent from published files. The last down block takes ReferenceNet's maps
+        by a formula that overlooks that it has no downsampler: at SD1.5's size maps 7 and 8, block 2's, at twice
+        its resolution, while its own, 10 and 11, go unused. Published weights were trained so. True gives it
+        its own maps, which models of other widths need, since the formula's may have other channels.
     """
 
     out_channels: int
@@ -121,17 +143,42 @@ class UNetConfig(NetworkConfig):
     need_zero_vis_cond_temb: bool
     use_anivv1_cfg: bool
     resnet_2d_skip_time_act: bool
+    last_block_own_reference: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.up_block_types) != len(self.block_out_channels):
-            self._refuse("up_block_types", f"must name one block for each of {len(self.block_out_channels)} levels")
+            self._refuse(
+                "up_block_types", f"must name a block for each of {len(self.block_out_channels)} levels"
+            )
         self.has_attention(self.up_block_types, "up_block_types")
         if odd := [channels for channels in self.block_out_channels if channels % TEMPORAL_GROUPS]:
-            self._refuse("block_out_channels", f"{odd[0]} is not a multiple of {TEMPORAL_GROUPS}, which the "
-                                               "temporal convolutions need")
+            self._refuse(
+                "block_out_channels",
+                f"{odd[0]} is not a multiple of {TEMPORAL_GROUPS}, which the temporal convolutions need",
+            )
         if self.need_t2i_ip_adapter_face and not self.ip_adapter_cross_attn:
             self._refuse("need_t2i_ip_adapter_face", "needs ip_adapter_cross_attn = True")
+        if self.need_refer_emb:
+            self._check_reference_widths()
+
+    def reference_maps(self) -> list[list[int]]:
+        """For each down block, the indices of the ReferenceNet maps that its fusion layers take."""
+        levels, layers = len(self.block_out_channels), self.layers_per_block
+        blocks = [[1 + (layers + 1) * k + i for i in range(layers + 1)] for k in range(levels - 1)]
+        start = 1 + (layers + 1 if self.last_block_own_reference else layers) * (levels - 1)
+        return [*blocks, list(range(start, start + layers))]
+
+    def _check_reference_widths(self) -> None:
+        widths = self.block_out_channels
+        for index in self.reference_maps()[-1]:
+            level = (index - 1) // (self.layers_per_block + 1)
+            if index == 0 or widths[level] != widths[-1]:
+                self._refuse(
+                    "last_block_own_reference",
+                    f"the last block would fuse map {index}, {widths[level]} "
+                    f"channels wide, with its own {widths[-1]}; set it to True",
+                )
 
 
 @dataclass(frozen=True)

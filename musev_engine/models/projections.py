@@ -19,8 +19,8 @@ class ImageProjModel(nn.Module):
 
     @classmethod
     def from_state_dict(cls, weights: dict[str, Tensor]) -> Self:
-        """Build with the sizes that the weights have. Raises `RuntimeError` for missing or extra keys, `KeyError`
-        for weights of another kind."""
+        """Build with the sizes that the weights have. Raises `RuntimeError` for missing or extra keys,
+        `KeyError` for weights of another kind."""
         token_dim = len(weights["norm.weight"])
         out, embedding_dim = weights["proj.weight"].shape
         model = cls(embedding_dim, token_dim, out // token_dim)
@@ -36,11 +36,15 @@ class ImageProjModel(nn.Module):
 class FaceProjModel(nn.Module):
     """IP-Adapter FaceID's projection of a face embedding (InsightFace, 512 numbers, unit length)."""
 
-    def __init__(self, embedding_dim: int = 512, token_dim: int = 768, tokens: int = 4, hidden: int | None = None):
+    def __init__(
+        self, embedding_dim: int = 512, token_dim: int = 768, tokens: int = 4, hidden: int | None = None
+    ):
         super().__init__()
         hidden = hidden or 2 * embedding_dim
         self.token_dim = token_dim
-        self.proj = nn.Sequential(nn.Linear(embedding_dim, hidden), nn.GELU(), nn.Linear(hidden, tokens * token_dim))
+        self.proj = nn.Sequential(
+            nn.Linear(embedding_dim, hidden), nn.GELU(), nn.Linear(hidden, tokens * token_dim)
+        )
         self.norm = nn.LayerNorm(token_dim)
 
     @classmethod

@@ -44,11 +44,11 @@ class ReferenceNet(nn.Module):
         prompt is used, otherwise the prompt's embeddings. Raises `ValueError` for what does not fit.
         """
         if sample.ndim != 5 or sample.shape[1] != self.config.in_channels:
-            raise ValueError(f"sample is {tuple(sample.shape)}; it must be (b, {self.config.in_channels}, t, h, w).")
+            raise ValueError(f"sample is {tuple(sample.shape)}, not (b, {self.config.in_channels}, t, h, w).")
         b, _, t = sample.shape[:3]
         d = self.config.cross_attention_dim
         if text.ndim not in (3, 4) or text.shape[:-2] not in ((b,), (b, t)) or text.shape[-1] != d:
-            raise ValueError(f"text is {tuple(text.shape)}; it must be ({b}, n, {d}) or ({b}, {t}, n, {d}).")
+            raise ValueError(f"text is {tuple(text.shape)}, not ({b}, n, {d}) or ({b}, {t}, n, {d}).")
         dtype = self.conv_in.weight.dtype
 
         steps = torch.as_tensor(timestep, device=sample.device).expand(b).repeat_interleave(t)
@@ -63,4 +63,5 @@ class ReferenceNet(nn.Module):
             x, left = block(x, cues)
             maps += left
         mid = self.mid_block(x, cues)
-        return [each.unflatten(0, (b, t)).transpose(1, 2) for each in maps], mid.unflatten(0, (b, t)).transpose(1, 2)
+        *maps, mid = (each.unflatten(0, (b, t)).transpose(1, 2) for each in (*maps, mid))
+        return maps, mid

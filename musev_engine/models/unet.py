@@ -65,7 +65,9 @@ class UNet3D(nn.Module):
         for k, attention in enumerate(config.has_attention(config.up_block_types, "up_block_types")):
             level = levels - 1 - k
             skips = [skip_channels.pop() for _ in range(layers + 1)]
-            self.up_blocks.append(UpBlock(config, below, skips, widths[level], heads[level], attention, level > 0))
+            self.up_blocks.append(
+                UpBlock(config, below, skips, widths[level], heads[level], attention, level > 0)
+            )
             below = widths[level]
 
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, base, eps=config.norm_eps)
@@ -103,24 +105,26 @@ class UNet3D(nn.Module):
         sample (b, 4, t, h, w): latents of the whole sequence, condition frames among them.
         timestep: 0..999, a number, () or (b,).
         text (b, n, d), or per frame (b, t, n, d).
-        condition_index: positions along t of the clean condition frames; every frame's self-attention sees them.
-        frame_index (b, t) or (t,): 0, 1, 2, ... when None. The `*_referencenet*` variants multiply it by
-            `motion_speed` and truncate to whole numbers; `musev` ignores the speed.
+        condition_index: positions along t of the clean condition frames, which every frame sees.
+        frame_index (b, t) or (t,): 0, 1, 2, ... when None. The `*_referencenet*` variants multiply it
+            by `motion_speed` and truncate to whole numbers; `musev` ignores the speed.
         image_tokens, face_tokens (b, n, d) or (b, t, n, d): of `projections`; left out at scale 0.
         reference: ReferenceNet's ([(b, c, t2, h, w)], mid map), or what `prepare_reference` made of it.
-        control_residuals: a ControlNet's ([(b*t, c, h, w)] for every skip, mid), frames in the batch, batch-major.
+        control_residuals: a ControlNet's ([(b*t, c, h, w)] for every skip, mid), batch-major.
         pose_embedding (b*t, c0, h, w): added after conv_in (PoseGuider).
         skip_temporal: leave out every layer along time: the image model, for single frames.
 
         Runs in the dtype of its weights, whatever the inputs'. Raises `ValueError` for what does not fit.
         """
         if sample.ndim != 5 or sample.shape[1] != self.config.in_channels:
-            raise ValueError(f"sample is {tuple(sample.shape)}; it must be (b, {self.config.in_channels}, t, h, w).")
+            raise ValueError(f"sample is {tuple(sample.shape)}, not (b, {self.config.in_channels}, t, h, w).")
         b, _, t = sample.shape[:3]
         dtype = self.conv_in.weight.dtype
 
         condition = self._condition_index(condition_index, t, sample.device)
-        femb = None if skip_temporal else self._frame_embedding(frame_index, motion_speed, b, t, sample.device)
+        femb = (
+            None if skip_temporal else self._frame_embedding(frame_index, motion_speed, b, t, sample.device)
+        )
         cues = Cues(
             frames=t, temb=self._time_embedding(timestep, condition, b, t, sample.device), femb=femb,
             text=self._tokens("text", text, b, t),
@@ -157,12 +161,11 @@ class UNet3D(nn.Module):
     def prepare_reference(self, down: Sequence[Tensor], mid: Tensor) -> ReferenceTokens:
         """Project ReferenceNet's maps (b, c, t2, h, w) once, for all windows and steps of a clip.
 
-        The last block takes maps by a formula that overlooks that it has no downsampler: at SD1.5's size 7 and 8,
-        block 2's, twice as large, and leaves its own, 10 and 11, unused. The published weights were trained so.
+        Which maps the last block takes: see `config.UNetConfig.last_block_own_reference`.
         Raises `ValueError` if this network has no reference fusion, or needs another number of maps.
         """
         if not self.config.need_refer_emb:
-            raise ValueError("This UNet has no reference fusion (need_refer_emb is False); give no reference.")
+            raise ValueError("This UNet has no reference fusion (need_refer_emb is False).")
         expected = 1 + sum(block.outputs for block in self.down_blocks)
         if len(down) != expected:
             raise ValueError(f"{len(down)} reference maps were given; this UNet takes {expected}.")
@@ -171,8 +174,8 @@ class UNet3D(nn.Module):
         return ReferenceTokens(
             first=self.first_refer_emb_attns.tokens(down[0]),
             down=tuple(
-                tuple(fusion.tokens(down[1 + k * block.outputs + i]) for i, fusion in enumerate(block.refer_emb_attns))
-                for k, block in enumerate(self.down_blocks)
+                tuple(fusion.tokens(down[i]) for fusion, i in zip(block.refer_emb_attns, maps, strict=True))
+                for block, maps in zip(self.down_blocks, self.config.reference_maps(), strict=True)
             ),
             mid=self.mid_block_refer_emb_attns.tokens(mid.to(dtype)),
         )
@@ -189,7 +192,9 @@ class UNet3D(nn.Module):
             temb = temb.index_fill(1, condition, 0.0)
         return temb.flatten(0, 1)
 
-    def _frame_embedding(self, index: Tensor | None, motion_speed: float, b: int, t: int, device: Any) -> Tensor:
+    def _frame_embedding(
+        self, index: Tensor | None, motion_speed: float, b: int, t: int, device: Any
+    ) -> Tensor:
         """(b, t, 4*c0)."""
         index = torch.arange(t, device=device) if index is None else torch.as_tensor(index, device=device)
         if index.shape not in ((t,), (b, t)):
@@ -217,12 +222,12 @@ class UNet3D(nn.Module):
     def _tokens(self, name: str, tokens: Tensor | None, b: int, t: int) -> Tensor | None:
         if tokens is None:
             return None
-        weights = {"image_tokens": "ip_adapter_cross_attn", "face_tokens": "need_t2i_ip_adapter_face"}.get(name)
-        if weights and not getattr(self.config, weights):
-            raise ValueError(f"{name} were given, but this UNet has no weights for them ({weights} is False).")
+        flag = {"image_tokens": "ip_adapter_cross_attn", "face_tokens": "need_t2i_ip_adapter_face"}.get(name)
+        if flag and not getattr(self.config, flag):
+            raise ValueError(f"{name} were given, but this UNet has no weights for them ({flag} is False).")
         d = self.config.cross_attention_dim
         if tokens.ndim not in (3, 4) or tokens.shape[:-2] not in ((b,), (b, t)) or tokens.shape[-1] != d:
-            raise ValueError(f"{name} is {tuple(tokens.shape)}; it must be ({b}, n, {d}) or ({b}, {t}, n, {d}).")
+            raise ValueError(f"{name} is {tuple(tokens.shape)}, not ({b}, n, {d}) or ({b}, {t}, n, {d}).")
         return tokens.to(self.conv_in.weight.dtype)
 
     def _controlled(self, skips: list[Tensor], mid: Tensor, down: Sequence[Tensor], middle: Tensor):
