@@ -12,7 +12,8 @@ from musev_engine.windows import plan_windows
 
 SD15 = {
     "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False,
+    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "steps_offset": 1,
+    "set_alpha_to_one": False, "clip_sample": False,
 }  # fmt: skip
 SHAPE = (1, 4, 20, 3, 3)
 

@@ -1,0 +1,99 @@
+"""The one border between pixels and tensors.
+
+Pixels are uint8 (t, h, w, 3), sRGB; tensors are what the VAE takes and gives. PNG bytes come in and go out
+here too, their size checked before memory is taken for them.
+"""
+
+import io
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_STILL_PIXELS = 8192 * 8192
+PIXELS_AT_ONCE = 2**20  # what the VAE takes in one call: four frames of 512×512, or 64 of 128×128
+
+
+def encode_png(frame: np.ndarray) -> bytes:
+    """One frame, uint8 (h, w, 3), as PNG bytes."""
+    ok, png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    if not ok:
+        raise ValueError(f"a frame of {frame.shape} and {frame.dtype} can't be written as PNG")
+    return png.tobytes()
+
+
+def decode_still(data: bytes, max_pixels: int = MAX_STILL_PIXELS) -> np.ndarray:
+    """PNG or JPEG bytes -> uint8 (h, w, 3), upright; what is transparent lies on black.
+
+    Raises ValueError when the bytes aren't such a picture, are cut off, or hold more than `max_pixels`
+    (told from the header, before they are unpacked).
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise ValueError(
+                    f"the still is {picture.width}×{picture.height}; give at most {max_pixels} pixels"
+                )
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I"):  # 16-bit grey, which PIL would cut off at 255
+                picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+            picture = picture.convert("RGBA")
+            black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+            return np.asarray(Image.alpha_composite(black, picture).convert("RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
+        raise ValueError(
+            f"the still ({len(data)} bytes) can't be read: {error}; give a whole PNG or JPEG"
+        ) from error
+
+
+def fit_still(still: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Cut a still, uint8 (h, w, 3), to the target's proportions about its middle and scale it: uint8
+    (height, width, 3). A still of the right size comes back as it is."""
+    if still.shape[:2] == (height, width):
+        return still
+    full_height, full_width = still.shape[:2]
+    scale = min(full_width / width, full_height / height)
+    left, top = (full_width - width * scale) / 2, (full_height - height * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    picture = Image.fromarray(still).resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(picture)
+
+
+def to_tensor(frames: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """uint8 (t, h, w, 3) -> float32 (t, 3, h, w) in [0, 1]."""
+    return torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def to_pixels(pictures: torch.Tensor) -> np.ndarray:
+    """float (t, 3, h, w), 0…1 -> uint8 (t, h, w, 3); what lies outside is cut off."""
+    return (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, frames: np.ndarray) -> torch.Tensor:
+    """Frames, uint8 (t, h, w, 3), as clean latents: float32 (1, c, t, h/8, w/8), the mean (never a sample)
+    times the VAE's scaling factor."""
+    latents = []
+    for chunk in _chunks(frames, frames.shape[1] * frames.shape[2]):
+        pictures = to_tensor(chunk, vae.device) * 2 - 1
+        latents.append(vae.encode(pictures.to(vae.dtype)).latent_dist.mean.float())
+    return (torch.cat(latents) * vae.config.scaling_factor).transpose(0, 1).unsqueeze(0)
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Latents (1, c, t, h, w) as pictures, a few frames at a time and in order: float32 (k, 3, 8h, 8w) in
+    [0, 1]."""
+    rows = (latents[0].transpose(0, 1) / vae.config.scaling_factor).to(vae.dtype)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    for chunk in _chunks(rows, rows.shape[2] * rows.shape[3] * factor**2):
+        yield (vae.decode(chunk).sample.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _chunks(rows, pixels_of_one: int) -> Iterator:
+    size = max(1, PIXELS_AT_ONCE // pixels_of_one)
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
