@@ -1,0 +1,1 @@
+"""Code that makes the training clips and trains the embedded model."""
