@@ -1,0 +1,327 @@
+"""The `musev` command. Each verb's own arguments are read by the verb; nothing heavy is imported before."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import importlib
+import ipaddress
+import json
+import os
+import platform
+import secrets
+import shutil
+import signal
+import sqlite3
+import sys
+import uuid
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from blender_addon import protocol
+from blender_addon.protocol import (
+    ClipRequest,
+    FrameReady,
+    Greeting,
+    Progress,
+    ProtocolError,
+    Refused,
+)
+
+TOKEN_VARIABLE = "MUSEV_TOKEN"
+LEAST_FREE_BYTES = 500_000_000
+DELEGATED = {  # verb: (module, what it does)
+    "train mini": ("musev_engine.training.mini", "train the embedded model"),
+    "bench quality": ("musev_engine.training.quality", "measure the embedded model against the truth"),
+    "bench parity": ("tests.parity", "compare with the original's recorded outputs (in a checkout)"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    verbs: dict[str, tuple[Callable, Callable, str]] = {
+        "serve": (serve_arguments, serve, "make clips for Blender until its parent ends"),
+        "text2video": (text2video_arguments, text2video, "make one clip into a folder of PNG files"),
+        "models": (models_arguments, models, "list the models this engine can use"),
+        "doctor": (doctor_arguments, doctor, "see whether this machine can make clips"),
+    }
+    if " ".join(argv[:2]) in DELEGATED:
+        return delegate(" ".join(argv[:2]), argv[2:])
+    if not argv or argv[0] not in verbs:
+        helps = {verb: text for verb, (_, _, text) in verbs.items()} | {
+            v: t for v, (_, t) in DELEGATED.items()
+        }
+        print("usage: musev VERB [--help]\n")
+        print("\n".join(f"  {verb:14} {text}" for verb, text in helps.items()))
+        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+    add_arguments, run, text = verbs[argv[0]]
+    parser = argparse.ArgumentParser(prog=f"musev {argv[0]}", description=text)
+    add_arguments(parser)
+    return run(parser.parse_args(argv[1:]))
+
+
+def delegate(verb: str, rest: list[str]) -> int:
+    module_name, text = DELEGATED[verb]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        print(
+            f"musev {verb}: {error}. Run it in a checkout, in the environment of `make setup`.",
+            file=sys.stderr,
+        )
+        return 1
+    if hasattr(module, "main"):  # a program of its own
+        return module.main(rest)
+    parser = argparse.ArgumentParser(prog=f"musev {verb}", description=text)
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(rest))
+
+
+# --- serve --------------------------------------------------------------------------------------------
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=0, help="default: the system chooses")
+    parser.add_argument(
+        "--token-file", type=Path, help=f"who connects must know its content (or ${TOKEN_VARIABLE})"
+    )
+    parser.add_argument("--parent-pid", type=int, help="end when this process is gone and the queue is empty")
+    parser.add_argument("--state-dir", type=Path, help="jobs, inputs and frames (default: this user's cache)")
+    parser.add_argument(
+        "--engine", default="server.clips:make_clip", help="module:function that makes the clips"
+    )
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Listen, print one line (a Greeting, or Refused with the problem), and serve."""
+    from server.jobs import open_store
+    from server.worker_process import problem_of
+
+    try:
+        parent_lives = parent_watch(args.parent_pid)
+        store = open_store(args.state_dir)
+        token = find_token(args.token_file, store.folder)
+        asyncio.run(_serve(args, store, token, parent_lives))
+    except (ProtocolError, OSError, sqlite3.Error) as error:
+        print(protocol.encode(Refused(problem_of(error))), flush=True)
+        return 1
+    return 0
+
+
+async def _serve(args, store, token: str, parent_lives: Callable[[], bool]) -> None:
+    from server.app import App
+    from server.models import models_here
+    from server.worker import Worker
+
+    worker = Worker(args.engine, store.blobs)
+    app = App(store, worker, token, models_here())
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows ends the process instead
+            loop.add_signal_handler(name, app.stopped.set)
+    try:
+        listening = await app.listen(args.host, args.port)
+    except OSError as error:
+        message = f"The engine can't listen there: {error.strerror}"
+        remedy = "Choose another --port (0: the system chooses), or stop what uses it."
+        raise ProtocolError(message, f"{args.host}:{args.port}", remedy, "cannot_listen") from error
+    port = listening.sockets[0].getsockname()[1]
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(
+        protocol.encode(Greeting(protocol.PROTOCOL_VERSION, f"ws://{host}:{port}", os.getpid())), flush=True
+    )
+    if not ipaddress.ip_address(args.host).is_loopback:
+        print(f"{args.host} can be reached from other machines, and nothing is encrypted.", file=sys.stderr)
+    try:
+        async with listening:
+            tasks = {
+                asyncio.create_task(work)
+                for work in (app.stopped.wait(), app.work(), app.watch_parent(parent_lives))
+            }
+            done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in rest:
+                task.cancel()
+            for task in done:
+                task.result()  # raises what ended it, if it was not asked to end
+    finally:
+        await worker.stop()
+        store.close()
+
+
+def find_token(file: Path | None, folder: Path) -> str:
+    """The token: from a file that its user alone can read, else from the environment (which forgets it),
+    else a new one, left in the state folder. Raises ProtocolError where the file is open to others or
+    empty."""
+    from_environment = os.environ.pop(TOKEN_VARIABLE, "")
+    if file is not None:
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            raise ProtocolError(
+                "Others can read the token's file", str(file), f"Run: chmod 600 {file}", "open_token"
+            )
+        token = file.read_text().strip()
+        if not token:
+            raise ProtocolError(
+                "The token's file is empty", str(file), "Write a long random word into it.", "no_token"
+            )
+        return token
+    if from_environment:
+        return from_environment
+    token, path = secrets.token_urlsafe(32), folder / "token"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as kept:
+        kept.write(token)
+    print(f"The token is in {path}", file=sys.stderr)
+    return token
+
+
+def parent_watch(pid: int | None) -> Callable[[], bool]:
+    """A function that says whether the parent lives; without a parent, always."""
+    if pid is None:
+        return lambda: True
+    if sys.platform == "win32":
+        import ctypes
+
+        synchronize, still_running = 0x00100000, 0x102
+        handle = ctypes.windll.kernel32.OpenProcess(synchronize, False, pid)
+        return lambda: bool(handle) and ctypes.windll.kernel32.WaitForSingleObject(handle, 0) == still_running
+    child = os.getppid() == pid  # then an orphan is told by its new parent, even if the number is used again
+
+    def lives() -> bool:
+        if child:
+            return os.getppid() == pid
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    return lives
+
+
+# --- text2video, models, doctor ---------------------------------------------------------------------
+
+
+def text2video_arguments(parser: argparse.ArgumentParser) -> None:
+    """One argument for each field of a ClipRequest that is not an input file's name, and the files."""
+    parser.add_argument("--out", type=Path, required=True, help="folder for the PNG files; made if need be")
+    parser.add_argument("--still-file", type=Path, help="PNG or JPEG: what the clip shall look like")
+    parser.add_argument("--poses-file", type=Path, help="a pose track, as PoseTrack.to_bytes() writes it")
+    for name, kind in protocol.kinds(ClipRequest).items():
+        if name not in ("still", "poses"):
+            field = ClipRequest.__dataclass_fields__[name]
+            parser.add_argument(
+                f"--{name.replace('_', '-')}",
+                type=kind,
+                default=field.default,
+                choices=field.metadata.get("choices"),
+                help=f"default: {field.default!r}",
+            )
+
+
+def text2video(args: argparse.Namespace) -> int:
+    from server.clips import make_clip
+    from server.worker_process import problem_of
+
+    try:
+        files = {"still": args.still_file, "poses": args.poses_file}
+        inputs = {name: path.read_bytes() for name, path in files.items() if path is not None}
+        names = {name: protocol.blob_sha256(data) for name, data in inputs.items()}
+        blobs = {names[name]: data for name, data in inputs.items()}
+        values = {name: getattr(args, name) for name in protocol.kinds(ClipRequest) if name not in files}
+        request = ClipRequest(**values, **names)
+        args.out.mkdir(parents=True, exist_ok=True)
+        for message in make_clip(str(uuid.uuid4()), request, blobs.__getitem__):
+            if isinstance(message, FrameReady):
+                (args.out / f"{message.frame:06d}.png").write_bytes(message.data)
+            elif isinstance(message, Progress):
+                print(f"\r{message.phase} {message.step}/{message.num_steps}   ", end="", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"\nmusev text2video: {problem_of(error)}", file=sys.stderr)
+        return 1
+    print(f"\n{request.num_frames} frames in {args.out}", file=sys.stderr)
+    return 0
+
+
+def models_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+
+
+def models(args: argparse.Namespace) -> int:
+    from server.models import models_here
+
+    known = models_here()
+    if args.json:
+        print(json.dumps([dataclasses.asdict(model) for model in known]))
+    else:
+        for model in known:
+            there = "installed" if model.installed else "not installed"
+            size = f"{model.size_bytes / 1e6:8.0f} MB"
+            print(f"{model.name:24} {size}  {there:14} {model.licence}  {model.source}")
+    return 0
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state-dir", type=Path, help="the folder that `musev serve` would use")
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Look at what a clip needs, one line each; status 1 if something is missing."""
+    from server.jobs import cache_folder
+
+    checks = [
+        ("Python", platform.python_version),
+        ("torch", _torch),
+        *(
+            (name, lambda name=name: metadata.version(name))
+            for name in ("diffusers", "transformers", "websockets")
+        ),
+        ("state folder", lambda: _disk(args.state_dir or cache_folder())),
+        ("a model", _a_model),
+    ]
+    failed = 0
+    for name, check in checks:
+        try:
+            print(f"ok    {name}: {check()}")
+        except (ImportError, OSError, ValueError) as error:
+            failed += 1
+            print(f"FAIL  {name}: {error}")
+    return 1 if failed else 0
+
+
+def _torch() -> str:
+    import torch
+
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return f"{torch.__version__} on {device}"
+
+
+def _disk(folder: Path) -> str:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} can't be written; give another with --state-dir")
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE_BYTES:
+        raise OSError(f"{folder} has {free / 1e6:.0f} MB left; free {LEAST_FREE_BYTES / 1e6:.0f} MB")
+    return f"{folder}, {free / 1e9:.1f} GB free"
+
+
+def _a_model() -> str:
+    from server.models import models_here
+
+    installed = [model.name for model in models_here() if model.installed]
+    if not installed:
+        raise ValueError("none is installed; see `musev models`")
+    return ", ".join(installed)

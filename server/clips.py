@@ -1,0 +1,87 @@
+"""From a request to a clip: inputs decoded, `musev_engine` asked, its events put into the protocol's words.
+
+Imported by the worker process alone, for it imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from blender_addon.protocol import (
+    ClipRequest,
+    Done,
+    FrameReady,
+    Message,
+    PoseTrack,
+    Preview,
+    Progress,
+    ProtocolError,
+)
+from musev_engine import frames, loading, pipeline
+
+
+def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
+    """The product's engine, see `worker_process`."""
+    yield Progress(job, "load", 0, 1)
+    models = load(request.model)
+    clip = clip_of(request, read_blob)
+    yield Progress(job, "load", 1, 1)
+    step = 0
+    for event in pipeline.generate(clip, models):
+        match event:
+            case pipeline.Progress():
+                step = event.step
+                yield Progress(job, event.phase, event.step, event.num_steps)
+            case pipeline.Preview():
+                middle = len(event.frames) // 2
+                yield Preview(job, step, middle, frames.encode_png(event.frames[middle]))
+            case pipeline.Frames():
+                for offset, picture in enumerate(event.frames):
+                    yield FrameReady(job, event.first + offset, frames.encode_png(picture))
+    yield Done(job, request.num_frames)
+
+
+@functools.lru_cache(maxsize=1)  # one model stays loaded from clip to clip
+def load(name: str):
+    return loading.load_models(name)
+
+
+def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline.Clip:
+    """The request with its inputs in place: still uint8 (h, w, 3), poses float32 (t, people, 18, 3).
+
+    Raises ProtocolError for an unreadable still, a damaged pose track, or one of another length or size.
+    """
+    values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    inputs = {"still": None, "poses": None, "still_pose": None}
+    if request.still is not None:
+        try:
+            inputs["still"] = frames.decode_still(read_blob(request.still))
+        except ValueError as error:
+            remedy = "Give a PNG or JPEG file that opens in an image viewer."
+            raise ProtocolError(str(error), request.still, remedy, "unreadable_still") from error
+    if request.poses is not None:
+        track = PoseTrack.from_bytes(read_blob(request.poses))
+        inputs |= poses_of(track, request)
+    known = {field.name for field in dataclasses.fields(pipeline.Clip)}
+    return pipeline.Clip(**{name: value for name, value in (values | inputs).items() if name in known})
+
+
+def poses_of(track: PoseTrack, request: ClipRequest) -> dict[str, np.ndarray | None]:
+    """The track's points in the request's pixels."""
+    if track.num_frames != request.num_frames:
+        raise ProtocolError(
+            f"The pose track must have as many frames as the clip ({request.num_frames})",
+            track.num_frames,
+            "Export the poses again for this frame range.",
+            "bad_poses",
+        )
+    scale = np.array([request.width / track.width, request.height / track.height, 1], np.float32)
+    poses = np.frombuffer(track.points, "<f4").reshape(track.shape) * scale
+    if track.still_pose is None:
+        return {"poses": poses, "still_pose": None}
+    still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:]) * scale
+    return {"poses": poses, "still_pose": still_pose}

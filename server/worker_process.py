@@ -1,0 +1,210 @@
+"""The worker process: makes one clip at a time, and alone may import torch.
+
+`python -m server.worker_process ENGINE BLOBS`. It speaks the protocol's own messages over its standard input
+and output: Submit and Cancel come in; Progress, Preview, FrameReady and exactly one ending go out. ENGINE is
+`module:function`; the function is called as `engine(job, request, read_blob)`, with `read_blob(sha256)`
+giving an input's bytes, and yields Progress, Preview and FrameReady and last Done. Between any two of them
+it may be closed. Nothing heavy is imported before the first job, so a worker that cannot work can still say
+why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import importlib
+import os
+import queue
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from blender_addon import protocol
+from blender_addon.protocol import (
+    Cancel,
+    Cancelled,
+    ClipRequest,
+    Done,
+    Failed,
+    Message,
+    PhaseTime,
+    Problem,
+    Progress,
+    ProtocolError,
+    Submit,
+)
+
+Engine = Callable[[str, ClipRequest, Callable[[str], bytes]], Iterator[Message]]
+
+FRAMING = struct.Struct("<?I")  # is it text?, length; then the encoded message
+
+
+def framed(message: Message) -> bytes:
+    """A message as it goes through a pipe."""
+    raw = protocol.encode(message)
+    data = raw.encode() if isinstance(raw, str) else raw
+    return FRAMING.pack(isinstance(raw, str), len(data)) + data
+
+
+def unframed(is_text: bool, data: bytes) -> Message:
+    return protocol.decode(data.decode() if is_text else data)
+
+
+def main() -> None:
+    engine_path, blobs = sys.argv[1], Path(sys.argv[2])
+    # Only messages may go to the server: whatever libraries print goes to the log instead.
+    outbox = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    orders = Orders(sys.stdin.buffer)
+
+    def send(message: Message) -> None:
+        outbox.write(framed(message))
+        outbox.flush()
+
+    def read_blob(sha256: str) -> bytes:
+        return (blobs / sha256).read_bytes()
+
+    while True:
+        order = orders.next()
+        try:
+            make(order.job, order.request, find_engine(engine_path), read_blob, send, orders.cancelled)
+        except Exception as error:  # noqa: BLE001 - the one place where exceptions become messages
+            traceback.print_exc()
+            send(Failed(order.job, problem_of(error)))
+
+
+def make(job, request, engine: Engine, read_blob, send, cancelled: Callable[[str], bool]) -> None:
+    """Make one clip, and send all that comes of it, the ending included."""
+    clock = PhaseClock()
+    events = engine(job, request, read_blob)
+    try:
+        for event in events:
+            if cancelled(job):
+                send(Cancelled(job))
+                return
+            if isinstance(event, Progress):
+                event = clock.timed(event)
+            elif isinstance(event, Done):
+                event = dataclasses.replace(event, phases=clock.phases(), peak_memory_mb=peak_memory_mb())
+            send(event)
+            if isinstance(event, Done):
+                return
+    finally:
+        events.close()
+    raise RuntimeError("the engine stopped before the clip was done")
+
+
+class Orders:
+    """What the server asks, read by a thread of its own, so that a Cancel is seen in the middle of a clip."""
+
+    def __init__(self, inbox: BinaryIO):
+        self._submitted: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+        threading.Thread(target=self._read, args=(inbox,), daemon=True).start()
+
+    def next(self) -> Submit:
+        return self._submitted.get()
+
+    def cancelled(self, job: str) -> bool:
+        return job in self._cancelled
+
+    def _read(self, inbox: BinaryIO) -> None:
+        while head := inbox.read(FRAMING.size):
+            is_text, size = FRAMING.unpack(head)
+            order = unframed(is_text, inbox.read(size))
+            if isinstance(order, Submit):
+                self._cancelled.clear()  # one clip at a time: older cancels have been seen to
+                self._submitted.put(order)
+            elif isinstance(order, Cancel):
+                self._cancelled.add(order.job)
+        os._exit(0)  # the server is gone: stop in the middle of whatever runs
+
+
+class PhaseClock:
+    """Seconds spent in each phase, and how long the present one will still take."""
+
+    def __init__(self):
+        self._seconds: dict[str, float] = {}
+        self._phase, self._since, self._step = "", time.monotonic(), 0
+
+    def timed(self, progress: Progress) -> Progress:
+        now = time.monotonic()
+        if progress.phase != self._phase:
+            self._note(now)
+            self._phase, self._since, self._step = progress.phase, now, progress.step
+        done = progress.step - self._step
+        left = progress.num_steps - progress.step
+        eta_s = (now - self._since) / done * left if done > 0 and left >= 0 else None
+        return dataclasses.replace(progress, eta_s=eta_s)
+
+    def phases(self) -> tuple[PhaseTime, ...]:
+        self._note(time.monotonic())
+        return tuple(PhaseTime(phase, seconds) for phase, seconds in self._seconds.items())
+
+    def _note(self, now: float) -> None:
+        if self._phase:
+            self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + now - self._since
+        self._since = now
+
+
+def find_engine(path: str) -> Engine:
+    """The function that `module:function` names. Raises ProtocolError where it does not import."""
+    module, _, function = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ProtocolError(
+            f"The engine does not import: {error}",
+            path,
+            "Install the engine with all it needs (make setup), and run: musev doctor.",
+            "engine_incomplete",
+        ) from error
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What an exception means to the artist."""
+    name, text = type(error).__name__, str(error)[:1000]
+    if {"code", "message", "value", "remedy"} <= set(dir(error)):
+        return Problem(error.code, str(error.message), str(error.value)[:1000], str(error.remedy)[:1000])
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+        remedy = "Use a smaller size or fewer context_frames, or close other programs."
+        return Problem("out_of_memory", "There is not enough memory for this clip", text, remedy)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or (name == "OperationalError" and "full" in text):  # the latter is SQLite's
+        remedy = "Free some space, or move the engine's state folder (--state-dir); then generate again."
+        return Problem(
+            "disk_full", "The engine's disk is full", str(getattr(error, "filename", None) or text), remedy
+        )
+    if isinstance(error, OSError):
+        return Problem(
+            "file_error",
+            f"The engine could not use a file: {text}",
+            str(error.filename or ""),
+            "See that it is there and may be read.",
+        )
+    if isinstance(error, ValueError):
+        return Problem(
+            "bad_request", "The engine does not take this request", text, "Change it and try again."
+        )
+    return Problem(
+        "engine_error", f"The engine failed: {name}: {text}", "", "Report this, with the engine's log."
+    )
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory this process has held, or None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()
