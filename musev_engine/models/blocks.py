@@ -77,19 +77,24 @@ class Block(nn.Module):
         temb_channels = 4 * config.block_out_channels[0]
         self.resnets = nn.ModuleList(
             ResnetBlock2D(
-                in_channels=each, out_channels=channels, temb_channels=temb_channels, groups=config.norm_num_groups,
-                eps=config.norm_eps, skip_time_act=motion and config.resnet_2d_skip_time_act,
+                in_channels=each,
+                out_channels=channels,
+                temb_channels=temb_channels,
+                groups=config.norm_num_groups,
+                eps=config.norm_eps,
+                skip_time_act=motion and config.resnet_2d_skip_time_act,
             )
             for each in channels_in
-        )  # fmt: skip
+        )
         self.attentions = nn.ModuleList(
             SpatialTransformer(config, channels, heads) for _ in range(attentions)
         )
         self.temp_convs = nn.ModuleList(TemporalConv(channels) for _ in channels_in if motion)
         self.temp_attentions = nn.ModuleList(
             TemporalTransformer(channels, heads, config.norm_num_groups, temb_channels)
-            for _ in range(attentions) if motion
-        )  # fmt: skip
+            for _ in range(attentions)
+            if motion
+        )
 
     def layer(self, i: int, x: Tensor, cues: Cues) -> Tensor:
         along_time = cues.femb is not None
@@ -155,12 +160,18 @@ class MidBlock(Block):
 
 
 class UpBlock(Block):
-    """One layer more than on the way down, each fed a skip; then, but for the last block, the next skip's size."""
+    """One layer more than on the way down, each fed a skip; then, but in the last, the next skip's size."""
 
     def __init__(
-        self, config: NetworkConfig, channels_in: int, skip_channels: Sequence[int], channels: int, heads: int,
-        attention: bool, upsample: bool,
-    ):  # fmt: skip
+        self,
+        config: NetworkConfig,
+        channels_in: int,
+        skip_channels: Sequence[int],
+        channels: int,
+        heads: int,
+        attention: bool,
+        upsample: bool,
+    ):
         came_in = [channels_in] + [channels] * (len(skip_channels) - 1)
         both = [below + skip for below, skip in zip(came_in, skip_channels, strict=True)]
         super().__init__(config, both, channels, heads, len(both) if attention else 0)

@@ -127,10 +127,10 @@ class UNetConfig(NetworkConfig):
     keep_vision_condtion and need_zero_vis_cond_temb: condition frames get no time embedding.
     use_anivv1_cfg: SiLU on the time and frame embeddings, and frame indices scaled by motion speed.
     resnet_2d_skip_time_act: resnets do not apply their own SiLU to the time embedding.
-    last_block_own_reference: ours, absent from published files. The last down block takes ReferenceNet's maps
-        by a formula that overlooks that it has no downsampler: at SD1.5's size maps 7 and 8, block 2's, at twice
-        its resolution, while its own, 10 and 11, go unused. Published weights were trained so. True gives it
-        its own maps, which models of other widths need, since the formula's may have other channels.
+    last_block_own_reference: ours, absent from published files. The last down block takes ReferenceNet's
+        maps by a formula that overlooks that it has no downsampler: at SD1.5's size maps 7 and 8, block 2's,
+        at twice its resolution, while its own, 10 and 11, go unused. Published weights were trained so. True
+        gives it its own maps, which models of other widths need: the formula's may have other channels.
     """
 
     out_channels: int
@@ -157,8 +157,6 @@ class UNetConfig(NetworkConfig):
                 "block_out_channels",
                 f"{odd[0]} is not a multiple of {TEMPORAL_GROUPS}, which the temporal convolutions need",
             )
-        if self.need_t2i_ip_adapter_face and not self.ip_adapter_cross_attn:
-            self._refuse("need_t2i_ip_adapter_face", "needs ip_adapter_cross_attn = True")
         if self.need_refer_emb:
             self._check_reference_widths()
 
@@ -173,7 +171,7 @@ class UNetConfig(NetworkConfig):
         widths = self.block_out_channels
         for index in self.reference_maps()[-1]:
             level = (index - 1) // (self.layers_per_block + 1)
-            if index == 0 or widths[level] != widths[-1]:
+            if widths[level] != widths[-1]:
                 self._refuse(
                     "last_block_own_reference",
                     f"the last block would fuse map {index}, {widths[level]} "

@@ -122,16 +122,20 @@ class UNet3D(nn.Module):
         dtype = self.conv_in.weight.dtype
 
         condition = self._condition_index(condition_index, t, sample.device)
-        femb = (
-            None if skip_temporal else self._frame_embedding(frame_index, motion_speed, b, t, sample.device)
-        )
+        femb = None
+        if not skip_temporal:
+            femb = self._frame_embedding(frame_index, motion_speed, b, t, sample.device)
         cues = Cues(
-            frames=t, temb=self._time_embedding(timestep, condition, b, t, sample.device), femb=femb,
+            frames=t,
+            temb=self._time_embedding(timestep, condition, b, t, sample.device),
+            femb=femb,
             text=self._tokens("text", text, b, t),
-            image=self._tokens("image_tokens", image_tokens, b, t) if image_scale else None, image_scale=image_scale,
-            face=self._tokens("face_tokens", face_tokens, b, t) if face_scale else None, face_scale=face_scale,
+            image=self._tokens("image_tokens", image_tokens, b, t) if image_scale else None,
+            image_scale=image_scale,
+            face=self._tokens("face_tokens", face_tokens, b, t) if face_scale else None,
+            face_scale=face_scale,
             condition_index=condition,
-        )  # fmt: skip
+        )
         if reference is not None and not isinstance(reference, ReferenceTokens):
             reference = self.prepare_reference(*reference)
 
