@@ -97,7 +97,7 @@ class Case:
             file, _, pattern = (part.strip() for part in there.partition(":"))
             prefix = pattern.removesuffix("*").removesuffix(".")
             for key, value in load_tensors(self.root / file).items():
-                if key == prefix or pattern.endswith("*") and key.startswith(f"{prefix}."):
+                if key == prefix or (pattern.endswith("*") and key.startswith(f"{prefix}.")):
                     tensors[here + key.removeprefix(prefix)] = value
         return tensors
 

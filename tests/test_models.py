@@ -90,6 +90,14 @@ def test_companions_have_the_published_keys_and_shapes(file: str, build, prefix:
     assert ours == {key: shape for key, shape in published.items() if key.startswith(prefix or key)}
 
 
+@pytest.mark.parametrize("network", [small_unet, lambda: ReferenceNet.from_config(SD15 | SMALL)])
+def test_every_transformer_block_has_the_published_epsilons(network):
+    """The golden cases are too coarse to notice this in the temporal layers."""
+    blocks = [block for name, block in network().named_modules() if name.endswith("transformer_blocks.0")]
+    assert len(blocks) >= 2
+    assert {(b.norm1.eps, b.norm2.eps, b.norm3.eps) for b in blocks} == {(0.0, 1e-5, 0.0)}
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
@@ -133,6 +141,18 @@ def test_a_gradient_reaches_every_parameter(variant: str):
     dead = [name for name, p in unet.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not dead
     assert all(p.grad.isfinite().all() for p in unet.parameters())
+
+
+def test_reference_net_and_projection_learn_through_the_unet():
+    unet, projection = small_unet(), ImageProjModel(12, 16)
+    torch.manual_seed(0)
+    reference_net = ReferenceNet.from_config(SD15 | SMALL)
+    inputs = small_inputs(unet)
+    tokens = projection(torch.randn(2, 12))
+    reference = reference_net(torch.randn(2, 4, 1, 8, 8), 0, tokens)
+    unet(**{**inputs, "reference": reference, "image_tokens": tokens}).square().mean().backward()
+    learners = [*reference_net.named_parameters(), *projection.named_parameters()]
+    assert not [name for name, p in learners if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 def test_a_new_network_is_the_image_model_and_learns_to_move():
