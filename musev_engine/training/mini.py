@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         Schedule(recipe.time_steps, recipe.time_rate, minutes=args.time_minutes),
         args.device, recipe.seed,
     )  # fmt: skip
-    pack(model, vae, work / "tokenizer", args.out)
+    pack(model, vae, work / "tokenizer", args.out, model_card(recipe, work, len(clips)))
     print(f"Packed into {args.out}; now measure it: musev bench quality")
     return 0
 
@@ -111,7 +111,35 @@ def _part(data: Encoded, rows) -> Encoded:
 
 
 # -------------------------------------------------------------------------------------------------- shipping
-def pack(model: Denoiser, vae: AutoencoderKL, tokenizer: Path, out: Path) -> None:
+def model_card(recipe: Recipe, work: Path, num_clips: int) -> str:
+    """What the weights are, from what and how they were made, and what may be done with them."""
+
+    def steps(stage: str) -> int:
+        return torch.load(work / f"{stage}.pt", map_location="cpu", weights_only=True, mmap=True)["step"]
+
+    return f"""---
+license: cc0-1.0
+library_name: musev-for-blender
+---
+# mini: the embedded model
+
+A small model of MuseV's `musev_referencenet_pose` architecture (VAE, CLIP text and image encoders, UNet with layers along
+time, ReferenceNet, image projection, pose ControlNet), trained from scratch by `musev train mini`. It draws plain 3-D
+figures on plain sets at 128 x 128 pixels, in the pose of a rig and with the colours and clothes of a still. It knows
+nothing else of the world.
+
+- **Data**: {num_clips} clips of 13 frames, rendered by Blender from procedurally varied rigged characters
+  (`musev_engine/training/characters.py`, `render_clips.py`, seed {recipe.seed}); no picture of anybody or anything else.
+- **VAE**: {steps("vae")} steps, peak learning rate {recipe.vae_rate}.
+- **Frames** (all but the layers along time): {steps("frames")} steps, peak learning rate {recipe.frame_rate}.
+- **Time** (the layers along time): {steps("time")} steps, peak learning rate {recipe.time_rate}.
+- **Seed** {recipe.seed}; v-prediction, zero terminal SNR, trailing steps; shipped as float16.
+- **Licence**: CC0 1.0. Use it for anything. The code that made it is GPL-3.0-or-later.
+- **Quality**: `musev bench quality` measures it on 20 characters that it was never trained on.
+"""
+
+
+def pack(model: Denoiser, vae: AutoencoderKL, tokenizer: Path, out: Path, card: str) -> None:
     """Writes the model as float16 safetensors in the hub's folder layout (whole or not at all)."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -137,8 +165,8 @@ def pack(model: Denoiser, vae: AutoencoderKL, tokenizer: Path, out: Path) -> Non
     }  # fmt: skip
     (part / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(sees, indent=1) + "\n")
     shutil.copytree(tokenizer, part / "tokenizer")
-    if (out / "README.md").exists():
-        shutil.copy(out / "README.md", part / "README.md")
+    (part / "README.md").write_text(card)
+    (part / "model_index.json").write_text(json.dumps({"_class_name": "MuseV", "variant": "musev_referencenet_pose"}) + "\n")
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
 

@@ -1,0 +1,204 @@
+"""`make demo`: what an artist does, with the real parts, from the extension's zip to a rendered strip.
+
+Runs in Blender's own Python (the bpy module). Builds and installs the extension in a temporary user folder, opens the
+dancer's scene, starts the engine as a process of its own, presses Generate, pumps the session until the strip stands,
+renders the sequencer, and leaves everything under `out/`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+ENGINE_PYTHON = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+TIME_LIMIT_S = 600
+
+
+class Stopwatch:
+    """Seconds per phase, for the table at the end."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = {}
+        self._name, self._since = "", time.perf_counter()
+
+    def start(self, name: str) -> None:
+        self.stop()
+        self._name, self._since = name, time.perf_counter()
+        print(f"\n{name} …", flush=True)
+
+    def stop(self) -> None:
+        if self._name:
+            self.phases[self._name] = self.phases.get(self._name, 0) + time.perf_counter() - self._since
+        self._name = ""
+
+
+def peak_megabytes(pid: int) -> float | None:
+    """The most memory a process has held so far, where the system tells (Linux)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
+
+
+def descendants(pid: int) -> list[int]:
+    """A process's children and theirs, where the system tells (Linux)."""
+    try:
+        own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return own + [grandchild for child in own for grandchild in descendants(child)]
+
+
+def main() -> int:
+    out = ROOT / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    watch = Stopwatch()
+
+    watch.start("build the extension")
+    import build_extension
+
+    archive = build_extension.build(out)
+
+    watch.start("install it in Blender")
+    os.environ["BLENDER_USER_RESOURCES"] = tempfile.mkdtemp(prefix="musev-demo-")  # read when bpy is imported
+    import bpy
+
+    bpy.ops.extensions.package_install_files(
+        filepath=str(archive), repo="user_default", enable_on_install=True, overwrite=True
+    )
+    package = "bl_ext.user_default.musev"
+    session = importlib.import_module(f"{package}.session")
+    current = session.current
+
+    watch.start("make the dancer's scene")
+    import dancer
+
+    blend = dancer.build(out)
+    bpy.ops.wm.open_mainfile(filepath=str(blend))
+    scene = bpy.context.scene
+    scene.musev.mode = "pose"
+    scene.musev.armature = scene.objects["Dancer"]
+    scene.musev.still_image = bpy.data.images.load(str(out / "still.png"))
+    scene.musev.seed = 7
+
+    watch.start("start the engine")
+    command = [str(ENGINE_PYTHON), "-m", "server", "--state-dir", str(out / "engine")]
+    quoted = " ".join(f'"{word}"' for word in command)
+    bpy.context.preferences.addons[package].preferences.engine_command = quoted
+    bpy.ops.musev.engine_start()
+    deadline = time.monotonic() + TIME_LIMIT_S
+    while current.engine is not session.EngineState.ON:
+        tick(current)
+        if current.engine is session.EngineState.OFF or time.monotonic() > deadline:
+            raise SystemExit(f"The engine did not start: {current.problem}")
+    server = current.process.pid
+    if not bpy.ops.musev.generate.poll():
+        raise SystemExit("Generate can't be pressed")
+
+    bpy.ops.musev.generate()
+    job, told, phase, seen, first_frame = current.jobs[-1], "", "", {server}, None
+    while not job.ended:
+        if (now := job.phase or job.state.value) != phase:
+            phase = now
+            watch.start(f"generate: {phase}")
+        tick(current)
+        seen.update(descendants(server))
+        eta = f", about {job.eta_s:.0f} s left" if job.eta_s is not None else ""
+        line = f"  {phase} {job.step}/{job.num_steps}{eta}; {len(job.have)} of {job.request.num_frames} frames here"
+        if line != told:
+            print(f"\r{line:78}", end="", flush=True)
+            told = line
+        if time.monotonic() > deadline:
+            raise SystemExit(f"The clip is not done after {TIME_LIMIT_S} s: {told}")
+    if job.state is not session.JobState.DONE:
+        raise SystemExit(f"The clip ended as {job.state.value}: {job.problem}")
+    memory = {pid: peak_megabytes(pid) for pid in seen}
+    save_poses(package, scene, out / "poses.npy")
+    bpy.ops.musev.engine_stop()
+
+    watch.start("render the rig and the sequencer")
+    frames, rig = out / "frames", out / "rig"
+    render(scene, rig, sequencer=False)
+    render(scene, frames, sequencer=True)
+    render(scene, out / "clip.mp4", sequencer=True)
+    bpy.ops.wm.save_mainfile()
+
+    watch.start("draw the contact sheet")
+    sheet = [str(ENGINE_PYTHON), str(ROOT / "examples" / "contact_sheet.py"), str(out)]
+    subprocess.run(sheet, check=True, cwd=ROOT)
+    watch.stop()
+    while current.busy:
+        tick(current)
+
+    made = sum(seconds for name, seconds in watch.phases.items() if name.startswith("generate"))
+    print("\n\nseconds  phase")
+    for name, seconds in watch.phases.items():
+        print(f"{seconds:7.1f}  {name}")
+    print(f"{sum(watch.phases.values()):7.1f}  in all\n")
+    print(f"frames per second: {job.request.num_frames / made:.1f} ({job.request.num_frames} frames in {made:.1f} s)")
+    told_memory = [f"{mb:.0f} MB" for mb in (memory.pop(server, None),) if mb]
+    told_memory += [f"{mb:.0f} MB" for mb in sorted((mb for mb in memory.values() if mb), reverse=True)[:1]]
+    print(f"peak memory, engine's server and worker: {' and '.join(told_memory) or 'not told by this system'}")
+    print(f"longest tick of Blender's main thread: {current.longest_tick_s * 1000:.1f} ms")
+    print(f"left in {out.relative_to(ROOT)}/: dancer.blend, musev/ (the take), frames/, clip.mp4, contact_sheet.png")
+    return 0
+
+
+def tick(current) -> None:
+    """One turn of the session's timer (timers do not fire in the bpy module), and Blender's pause between two."""
+    current.tick()
+    time.sleep(0.005)
+
+
+def save_poses(package: str, scene, path: Path) -> None:
+    """The keypoints that were sent, for the sheet's second row."""
+    import numpy as np
+
+    pose = importlib.import_module(f"{package}.pose")
+    people = (pose.resolve(scene.musev.armature),)
+    frames = tuple(range(scene.frame_start, scene.frame_end + 1))
+    capture = pose.Capture(scene.name, people, scene.camera.name, scene.musev.width, scene.musev.height, frames)
+    while not capture.advance(time.perf_counter() + 1.0):
+        pass
+    np.save(path, np.stack(capture.read))
+
+
+def render(scene, path: Path, sequencer: bool) -> None:
+    """The scene's range as PNG files into a folder, or as an mp4."""
+    import bpy
+
+    settings, image = scene.render, scene.render.image_settings
+    settings.use_sequencer, settings.use_file_extension = sequencer, True
+    if path.suffix == ".mp4":
+        image.file_format = "FFMPEG"
+        settings.ffmpeg.format, settings.ffmpeg.codec, settings.ffmpeg.constant_rate_factor = "MPEG4", "H264", "HIGH"
+        settings.filepath = str(path)
+    else:
+        image.file_format, image.color_mode = "PNG", "RGB"
+        settings.filepath = str(path / "")  + os.sep
+    bpy.ops.render.render(animation=True)
+    image.file_format = "PNG"
+
+
+if __name__ == "__main__":
+    status = 1
+    try:
+        status = main()
+    except SystemExit as end:
+        print(end, file=sys.stderr)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # some releases of bpy hang in the interpreter's own exit
