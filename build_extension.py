@@ -40,14 +40,26 @@ def fetch_wheels() -> list[Path]:
     for entry in manifest()["wheels"]:
         path = WHEELS / Path(entry).name
         if path.name not in WHEEL_SHA256:
-            raise ValueError(f"{path.name} has no checksum in build_extension.py; add the one that PyPI shows for it.")
+            raise ValueError(
+                f"{path.name} has no checksum in build_extension.py; add the one that PyPI shows for it."
+            )
         if not path.exists():
             project, version, *_ = path.name.split("-")
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+            ]
             command += ["--only-binary=:all:", "--platform=any", "--implementation=py", "--abi=none"]
             subprocess.run([*command, f"--dest={WHEELS}", f"{project}=={version}"], check=True)
         if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != WHEEL_SHA256[path.name]:
-            raise ValueError(f"{path} has sha256 {found}, expected {WHEEL_SHA256[path.name]}; delete it and try again.")
+            raise ValueError(
+                f"{path} has sha256 {found}, expected {WHEEL_SHA256[path.name]}; delete it and try again."
+            )
         paths.append(path)
     return paths
 

@@ -7,8 +7,9 @@ Multi-Person 2D Pose Estimation", 2017), which the pose ControlNet of Stable Dif
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import bpy
 import numpy as np
@@ -130,7 +131,9 @@ def resolve(armature: bpy.types.Object) -> Anchors:
     Raises PoseError for an object that is no armature, and for missing bones: names them and the map tried.
     """
     if armature.type != "ARMATURE":
-        raise PoseError(f"'{armature.name}' is a {armature.type.lower()}, not an armature; choose the rig itself.")
+        raise PoseError(
+            f"'{armature.name}' is a {armature.type.lower()}, not an armature; choose the rig itself."
+        )
     bones = armature.data.bones
     tried = families(bones.keys())
     missing = [[b for b in (*names.body().values(), names.head) if b not in bones] for names in tried]
@@ -176,7 +179,9 @@ def projection(scene, depsgraph, camera_name: str, width: int, height: int) -> n
     """The (4, 4) matrix from world space to the clip space of a `width` x `height` picture (w < 0: behind)."""
     camera = scene.objects.get(camera_name)
     if camera is None or camera.type != "CAMERA":
-        raise PoseError(f"Scene '{scene.name}' has no camera '{camera_name}'; choose a camera that is in this scene.")
+        raise PoseError(
+            f"Scene '{scene.name}' has no camera '{camera_name}'; choose a camera that is in this scene."
+        )
     camera = camera.evaluated_get(depsgraph)
     lens = camera.calc_matrix_camera(
         depsgraph, x=width, y=height, scale_x=scene.render.pixel_aspect_x, scale_y=scene.render.pixel_aspect_y
@@ -200,11 +205,15 @@ def project_frame(
     for person, anchors in enumerate(people):
         armature = scene.objects.get(anchors.armature)
         if armature is None:
-            raise PoseError(f"Armature '{anchors.armature}' is no longer in scene '{scene.name}'; choose it again.")
+            raise PoseError(
+                f"Armature '{anchors.armature}' is no longer in scene '{scene.name}'; choose it again."
+            )
         armature = armature.evaluated_get(depsgraph)
         bones = armature.pose.bones
         if gone := [name for name in anchors.bones if name not in bones]:
-            raise PoseError(f"Armature '{anchors.armature}' has lost the bone {', '.join(gone)}; generate again.")
+            raise PoseError(
+                f"Armature '{anchors.armature}' has lost the bone {', '.join(gone)}; generate again."
+            )
         matrices = np.array([bones[name].matrix for name in anchors.bones])  # (18, 4, 4)
         points = np.einsum("kij,kj->ki", matrices, anchors.offsets)
         points[NECK] = points[SHOULDERS].mean(axis=0)
@@ -218,7 +227,13 @@ def project_frame(
 
 
 def keypoints(
-    scene, depsgraph, armature_names: Sequence[str], camera_name: str, width: int, height: int, frames: Iterable[int]
+    scene,
+    depsgraph,
+    armature_names: Sequence[str],
+    camera_name: str,
+    width: int,
+    height: int,
+    frames: Iterable[int],
 ) -> np.ndarray:
     """(t, people, 18, 3) float32 over `frames` of the scene's timeline, as `project_frame` gives each.
 
@@ -239,9 +254,53 @@ def keypoints(
     return np.stack(track)
 
 
+@dataclass
+class Capture:
+    """`keypoints` in slices, for a timer that may not wait. Holds names and plain data, no Blender reference.
+
+    scene, camera: names. frames: which frames of the scene's timeline to read, in order.
+    """
+
+    scene: str
+    people: tuple[Anchors, ...]
+    camera: str
+    width: int
+    height: int
+    frames: tuple[int, ...]
+    read: list[np.ndarray] = field(default_factory=list)  # (people, 18, 3) each
+
+    def advance(self, deadline: float) -> bool:
+        """Reads frames until `deadline` (time.perf_counter's clock), one at least; True once all are read.
+
+        The scene stands at its own frame again afterwards, and the time that takes is counted in. Raises PoseError
+        where something that was there has gone.
+        """
+        scene = bpy.data.scenes.get(self.scene)
+        if scene is None:
+            raise PoseError(f"Scene '{self.scene}' is no longer in this file; generate again.")
+        before = scene.frame_current_final
+        slowest = 0.0
+        try:
+            while len(self.read) < len(self.frames):
+                started = time.perf_counter()
+                if slowest and started + 2 * slowest > deadline:
+                    break
+                scene.frame_set(self.frames[len(self.read)])
+                depsgraph = scene.view_layers[0].depsgraph
+                self.read.append(
+                    project_frame(scene, depsgraph, self.people, self.camera, self.width, self.height)
+                )
+                slowest = max(slowest, time.perf_counter() - started)
+        finally:
+            scene.frame_set(int(before // 1), subframe=before % 1)
+        return len(self.read) == len(self.frames)
+
+
 def find_armature(scene, name: str) -> bpy.types.Object:
     """The armature object `name` of a scene. Raises PoseError if it is not there."""
     armature = scene.objects.get(name)
     if armature is None:
-        raise PoseError(f"Scene '{scene.name}' has no armature '{name}'; choose an armature that is in this scene.")
+        raise PoseError(
+            f"Scene '{scene.name}' has no armature '{name}'; choose an armature that is in this scene."
+        )
     return armature

@@ -7,16 +7,18 @@ one Blender: `python -m pytest tests/blender` with the Python that has that `bpy
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 USER = Path(tempfile.mkdtemp(prefix="musev-blender-user-"))
 os.environ["BLENDER_USER_RESOURCES"] = str(USER)  # must stand before bpy is imported
 
-import bpy
-import pytest
+import bpy  # noqa: E402
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "bl_ext.user_default.musev"
@@ -57,4 +59,46 @@ def empty_scene() -> bpy.types.Scene:
         bpy.ops.preferences.addon_enable(module=MODULE)
     scene = bpy.context.scene
     scene.view_settings.view_transform = "Standard"
+    if hasattr(bpy.context.workspace, "sequencer_scene"):
+        bpy.context.workspace.sequencer_scene = scene
     return scene
+
+
+@pytest.fixture
+def engine(empty_scene):
+    """Starts the fake engine through the extension's own operator: `engine("fail")` gives the session, connected.
+
+    Afterwards the engine has ended and the session is empty again.
+    """
+    from bl_ext.user_default.musev import session
+    from bl_ext.user_default.musev.engine_link import EngineState
+
+    session.current.__init__()
+    preferences = bpy.context.preferences.addons[MODULE].preferences
+    preferences.output_folder = str(USER / "takes" / secrets.token_hex(4))
+    preferences.engine_url = ""
+
+    def start(behaviour: str = "work", until: EngineState = EngineState.ON):
+        script = Path(__file__).with_name("fake_engine.py")
+        preferences.engine_command = f'"{sys.executable}" "{script}" --do {behaviour}'
+        bpy.ops.musev.engine_start()
+        pump(lambda: session.current.engine.state is until)
+        return session.current
+
+    yield start
+    link = session.current.engine
+    session.current.stop_engine()
+    pump(lambda: not link.busy)
+
+
+def pump(condition, limit_s: float = 30.0) -> None:
+    """Calls the session's tick, as Blender's timer would, until the condition holds. Fails after `limit_s`."""
+    from bl_ext.user_default.musev import session
+
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        session.current.tick()
+        if time.monotonic() > deadline:
+            pytest.fail(f"not so after {limit_s} s: jobs {session.current.jobs}, engine {session.current.engine.state}, "
+                        f"problem {session.current.engine.problem!r}")  # fmt: skip
+        time.sleep(0.001)

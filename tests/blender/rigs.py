@@ -41,7 +41,11 @@ def figure(names, name: str = "Rig", face: bool = False, roll: float = 0.0) -> b
             made[limb].parent = made[parent]
         made["shoulder"].parent = made["hip"].parent = root
     if face:
-        for part, place in (("nose", (0.0, -0.19, 1.63)), ("eye", (0.04, -0.1, 1.68)), ("ear", (0.09, 0.0, 1.65))):
+        for part, place in (
+            ("nose", (0.0, -0.19, 1.63)),
+            ("eye", (0.04, -0.1, 1.68)),
+            ("ear", (0.09, 0.0, 1.65)),
+        ):
             bone_name = names.face[part][0]
             tail = (place[0], place[1] - 0.03, place[2])
             for token, mirror in zip(names.sides, (False, True), strict=True):

@@ -70,7 +70,12 @@ def test_the_picture_is_the_right_way_round(empty_scene):
     rig = figure(pose.RIGIFY_METARIG)
     camera()
     body = read(empty_scene, rig, 512, 512)[0, 0]
-    assert body[BODY["nose"], 1] < body[BODY["neck"], 1] < body[BODY["left_hip"], 1] < body[BODY["left_ankle"], 1]
+    assert (
+        body[BODY["nose"], 1]
+        < body[BODY["neck"], 1]
+        < body[BODY["left_hip"], 1]
+        < body[BODY["left_ankle"], 1]
+    )
     # It faces us, so its left is on our right.
     assert body[BODY["left_wrist"], 0] > body[BODY["neck"], 0] > body[BODY["right_wrist"], 0]
     assert body[BODY["left_eye"], 0] > body[BODY["nose"], 0] > body[BODY["right_eye"], 0]
@@ -154,7 +159,9 @@ def test_the_scene_is_left_where_it_stood(empty_scene):
 def test_missing_bones_are_named_with_the_map_tried(empty_scene):
     rig = figure(pose.mixamo("mixamorig:"))
     rig.data.bones["mixamorig:LeftFoot"].name = "pied gauche"
-    with pytest.raises(pose.PoseError, match=r"'Rig' has no bone mixamorig:LeftFoot .*Mixamo \(mixamorig:\).*Rename"):
+    with pytest.raises(
+        pose.PoseError, match=r"'Rig' has no bone mixamorig:LeftFoot .*Mixamo \(mixamorig:\).*Rename"
+    ):
         pose.resolve(rig)
 
 

@@ -1,0 +1,117 @@
+"""What the artist sets: one PropertyGroup on the scene, and the extension's preferences.
+
+Defaults and limits are the protocol's; what a value means is told in its description.
+"""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
+
+from .protocol import ClipRequest
+
+MODES = (
+    ("pose", "Pose to Clip", "A rig's motion drives the clip; the still, if given, says what it looks like"),
+    ("still", "Still to Clip", "The still comes to life as the prompt says"),
+    ("text", "Text to Clip", "The prompt alone makes the clip"),
+)
+STILL_SOURCES = (
+    ("IMAGE", "Image", "An image data-block of this file"),
+    ("STRIP", "Image Strip", "What an image strip shows at the current frame"),
+)
+RANGES = (
+    ("SCENE", "Scene", "The scene's frame range"),
+    ("STRIPS", "Selected Strips", "From the first to the last frame of the selected strips"),
+    ("PREVIEW", "Preview Range", "The timeline's preview range"),
+)
+
+
+def number(field: str, name: str, description: str):
+    """An IntProperty with the default and the limits that the protocol gives `field`."""
+    spec = ClipRequest.__dataclass_fields__[field]
+    limits = spec.metadata
+    return IntProperty(
+        name=name, description=description, default=spec.default, min=limits["low"], max=limits["high"]
+    )
+
+
+class MusevSettings(bpy.types.PropertyGroup):
+    mode: EnumProperty(name="Mode", items=MODES, default="pose")
+    prompt: StringProperty(name="Prompt", description="What the clip shows", maxlen=2000)
+    negative_prompt: StringProperty(name="Negative", description="What the clip should not show", maxlen=2000)
+    still_source: EnumProperty(
+        name="Still", description="Where the reference still comes from", items=STILL_SOURCES
+    )
+    still_image: PointerProperty(name="Image", description="The reference still", type=bpy.types.Image)
+    still_strip: StringProperty(name="Strip", description="The image strip with the reference still")
+    use_still_frame: BoolProperty(
+        name="Still Shows the Rig",
+        description="The still was rendered from this rig and camera; tells the engine the pose in it",
+    )
+    still_frame: IntProperty(
+        name="At Frame", description="The frame at which the rig stands as in the still", default=1
+    )
+    armature: PointerProperty(
+        name="Armature", description="The rig whose motion drives the clip",
+        type=bpy.types.Object, poll=lambda _, item: item.type == "ARMATURE",
+    )  # fmt: skip
+    camera: PointerProperty(
+        name="Camera", description="The camera that sees the rig; the scene's own if empty",
+        type=bpy.types.Object, poll=lambda _, item: item.type == "CAMERA",
+    )  # fmt: skip
+    range: EnumProperty(name="Range", description="Which frames the clip fills", items=RANGES)
+    width: number("width", "Width", "Pixels; a multiple of 8")
+    height: number("height", "Height", "Pixels; a multiple of 8")
+    steps: number("num_inference_steps", "Steps", "Denoising steps: more takes longer and looks cleaner")
+    seed: number("seed", "Seed", "The same seed and settings give the same clip")
+
+
+class MusevPreferences(bpy.types.AddonPreferences):
+    bl_idname = __package__
+
+    engine_command: StringProperty(
+        name="Engine Command",
+        description="Starts the engine on this computer; put a path with spaces in quotes",
+        default="musev serve",
+    )
+    engine_url: StringProperty(
+        name="Running Engine",
+        description="Connect to an engine that runs already, at ws://HOST:PORT, instead of starting one",
+    )
+    token_file: StringProperty(
+        name="Token File", description="The file with the running engine's token", subtype="FILE_PATH"
+    )
+    output_folder: StringProperty(
+        name="Folder for Unsaved Files",
+        description="Takes go here while the .blend is not saved; a saved one keeps them beside itself in musev/",
+        subtype="DIR_PATH",
+    )
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        column = layout.column()
+        column.active = not self.engine_url
+        column.prop(self, "engine_command")
+        layout.prop(self, "engine_url", placeholder="ws://127.0.0.1:7860")
+        if self.engine_url:
+            layout.prop(self, "token_file")
+        layout.prop(self, "output_folder")
+
+
+def preferences(context: bpy.types.Context) -> MusevPreferences:
+    """This extension's preferences."""
+    return context.preferences.addons[__package__].preferences
+
+
+_register, _unregister = bpy.utils.register_classes_factory((MusevSettings, MusevPreferences))
+
+
+def register() -> None:
+    _register()
+    bpy.types.Scene.musev = PointerProperty(type=MusevSettings)
+
+
+def unregister() -> None:
+    del bpy.types.Scene.musev
+    _unregister()

@@ -1,0 +1,320 @@
+"""The clips being made and the engine that makes them, driven by one timer that never waits.
+
+Owns the client and the engine's process. Keeps names and paths between ticks, never Blender references: undo and
+file loading free what they point to. Knows neither panels nor settings: operators give it complete `Job`s.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+
+import bpy
+
+from . import strips, takes
+from .client import ConnectionLost, Event
+from .engine_link import EngineLink, EngineState
+from .jobs import IN_ENGINE, Job, JobState, sidecar
+from .pose import PoseError
+from .protocol import (
+    Accepted,
+    Cancelled,
+    Done,
+    Failed,
+    FrameReady,
+    NeedBlobs,
+    Progress,
+    ProtocolError,
+    Refused,
+    Welcome,
+)
+from .stills import png_size
+
+TICK_S = 0.008  # what a tick may take of Blender's main thread
+
+
+class Session:
+    """`tick` does all the work; everything else only notes what to do.
+
+    longest_tick_s: the longest tick so far that placed no strip. longest_place_s: the longest placing, which
+    includes Blender's own undo step and so grows with the file.
+    """
+
+    def __init__(self):
+        self.engine = EngineLink()
+        self.jobs: list[Job] = []
+        self.longest_tick_s = 0.0
+        self.longest_place_s = 0.0
+        self.file_number = 0
+        self._inbox: deque = deque()
+        self._to_cancel: set[str] = set()  # cancelled while there was no connection
+
+    def stop_engine(self) -> None:
+        """Ends our engine, or leaves the one we are connected to. Its clips wait for the next connection."""
+        self.engine.stop()
+        self._inbox.clear()
+        self._hold_jobs()
+
+    # --- the clips --------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Takes a clip; the ticks do the rest."""
+        job.file_number, job.blend_file = self.file_number, bpy.data.filepath
+        job.state = JobState.CAPTURING if job.capture else JobState.HELD
+        self.jobs.append(job)
+
+    def cancel(self, job_id: str) -> None:
+        """Cancels a clip that has not ended; what it has written is removed."""
+        job = self.job(job_id)
+        if job is None or job.ended:
+            return
+        if job.state in IN_ENGINE and self.engine.state is EngineState.ON:
+            self.engine.client.cancel(job.id)
+        elif job.state is JobState.HELD and job.phase:
+            self._to_cancel.add(job.id)
+        self._end(job, JobState.CANCELLED)
+
+    def resume(self, job_id: str) -> None:
+        """Fetches the rest of a clip that failed on this side."""
+        job = self.job(job_id)
+        if job is not None and job.resumable:
+            job.state, job.problem, job.resumable = JobState.HELD, "", False
+
+    def forget_ended(self) -> None:
+        """Takes ended clips off the list; their takes stay."""
+        self.jobs = [job for job in self.jobs if not job.ended]
+
+    def job(self, job_id: str | None) -> Job | None:
+        return next((job for job in self.jobs if job.id == job_id), None)
+
+    @property
+    def busy(self) -> bool:
+        return self.engine.busy or any(not job.ended for job in self.jobs)
+
+    # --- the tick ---------------------------------------------------------------------------------
+
+    def tick(self, budget_s: float = TICK_S) -> bool:
+        """Does what can be done now within about `budget_s` seconds; True if something changed for the eye."""
+        started = time.perf_counter()
+        deadline = started + budget_s
+        before = self._appearance()
+        if not self._inbox:
+            self._inbox.extend(self.engine.pump(budget_s / 2))
+        while self._inbox and time.perf_counter() < deadline:
+            self._take_event(self._inbox.popleft())
+        for job in self.jobs:
+            if time.perf_counter() >= deadline:
+                break
+            try:
+                self._advance(job, deadline)
+            except (PoseError, ProtocolError) as error:
+                self._end(job, JobState.FAILED, str(error), resumable=bool(job.have))
+        self.longest_tick_s = max(self.longest_tick_s, time.perf_counter() - started)
+        self._place_ready()
+        return self._appearance() != before
+
+    def _appearance(self) -> tuple:
+        return (
+            self.engine.state,
+            self.engine.problem,
+            *((j.state, j.phase, j.step, len(j.have), j.eta_s) for j in self.jobs),
+        )
+
+    def _advance(self, job: Job, deadline: float) -> None:
+        if job.state is JobState.CAPTURING and not bpy.app.is_job_running("RENDER"):
+            job.num_steps = len(job.capture.frames)
+            if job.capture.advance(deadline):
+                job.finish_capture()
+            else:
+                job.step = len(job.capture.read)
+        elif job.state is JobState.HELD and self.engine.state is EngineState.ON:
+            job.state = JobState.WAITING
+            if job.phase:  # the engine had it
+                self.engine.client.resume(job.id, tuple(sorted(job.have)))
+            else:
+                self.engine.client.submit(job.id, job.request, job.blobs)
+
+    def _place_ready(self) -> None:
+        """One finished clip at most; the next one waits for the next tick."""
+        job = next((j for j in self.jobs if j.state is JobState.READY and not self.why_not_placed(j)), None)
+        if job is None:
+            return
+        started = time.perf_counter()
+        try:
+            self._place(job)
+        except strips.StripError as error:
+            self._end(job, JobState.FAILED, str(error), resumable=True)
+        self.longest_place_s = max(self.longest_place_s, time.perf_counter() - started)
+
+    def _place(self, job: Job) -> None:
+        """The take becomes one strip in one undo step."""
+        scene = bpy.data.scenes.get(job.scene)
+        if scene is None:
+            raise strips.StripError(f"Scene '{job.scene}' is gone; the finished take lies in {job.take}.")
+        files = [takes.frame_file(job.take, frame) for frame in range(job.request.num_frames)]
+        job.strip = strips.place_images(scene, job.clip, files, job.start).name
+        windows = bpy.context.window_manager.windows
+        with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
+            bpy.ops.ed.undo_push(message=f"MuseV {job.clip}")
+        self._end(job, JobState.DONE)
+
+    def why_not_placed(self, job: Job) -> str:
+        """What a finished clip waits for before it becomes a strip; "" if nothing.
+
+        Edit, sculpt and paint modes have undo steps of their own, in which a new strip would be lost.
+        """
+        if job.file_number != self.file_number:
+            return f"Ready in {job.take}; open {job.blend_file or 'its file'} to place it."
+        if bpy.app.is_job_running("RENDER"):
+            return "Ready; it is placed after the render."
+        active = (window.view_layer.objects.active for window in bpy.context.window_manager.windows)
+        if any(item is not None and item.mode not in ("OBJECT", "POSE") for item in active):
+            return "Ready; it is placed when you are back in Object or Pose Mode."
+        return ""
+
+    def _end(self, job: Job, state: JobState, problem: str = "", resumable: bool = False) -> None:
+        """The one place where a clip ends. Without a chance to go on, a take that never got a frame is removed."""
+        job.state, job.problem, job.resumable, job.capture, job.eta_s = state, problem, resumable, None, None
+        if resumable:
+            return
+        job.blobs = {}
+        if state is JobState.CANCELLED or (state is JobState.FAILED and not job.have):
+            try:
+                takes.discard(job.take)
+            except takes.TakeError as error:
+                job.problem = " ".join(filter(None, (problem, str(error))))
+
+    # --- what the engine says ---------------------------------------------------------------------
+
+    def _take_event(self, event: Event) -> None:
+        job = self.job(getattr(event, "job", None))
+        if isinstance(event, Welcome):
+            for job_id in self._to_cancel:
+                self.engine.client.cancel(job_id)
+            self._to_cancel.clear()
+        elif isinstance(event, ConnectionLost):
+            self._hold_jobs()
+        elif job is not None and job.state in IN_ENGINE:  # a cancelled clip's last words are not needed
+            try:
+                self._take_job_event(job, event)
+            except (takes.TakeError, ProtocolError) as error:
+                self._end(job, JobState.FAILED, str(error), resumable=True)
+
+    def _take_job_event(self, job: Job, event) -> None:
+        match event:
+            case Accepted():
+                job.state, job.phase = JobState.QUEUED, job.phase or "queue"
+            case NeedBlobs():
+                job.phase = ""
+            case Progress():
+                job.state, job.phase = JobState.RUNNING, event.phase
+                job.step, job.num_steps, job.eta_s = event.step, event.num_steps, event.eta_s
+            case FrameReady():
+                self._keep_frame(job, event)
+            case Done():
+                self._finish(job, event)
+            case Failed():
+                self._end(job, JobState.FAILED, str(event.problem))
+            case Cancelled():
+                self._end(job, JobState.CANCELLED, "The engine cancelled it.")
+            case Refused() if event.problem.code == "unknown_job":
+                self.engine.client.submit(job.id, job.request, job.blobs)
+            case Refused():
+                self._end(job, JobState.FAILED, str(event.problem), resumable=bool(job.have))
+
+    def _keep_frame(self, job: Job, frame: FrameReady) -> None:
+        size = (job.request.width, job.request.height)
+        if frame.frame >= job.request.num_frames or png_size(frame.data) != size:
+            raise ProtocolError(
+                f"The engine sent what is no {size[0]} x {size[1]} PNG of frames 0 to {job.request.num_frames - 1}",
+                f"frame {frame.frame}, size {png_size(frame.data)}", "Update the engine, and generate again.",
+            )  # fmt: skip
+        takes.write_frame(job.take, frame.frame, frame.data)
+        job.have.add(frame.frame)
+
+    def _finish(self, job: Job, done: Done) -> None:
+        missing = sorted(set(range(job.request.num_frames)) - job.have)
+        if missing:
+            raise ProtocolError(
+                f"The engine says it is done, but {len(missing)} frames did not arrive",
+                missing[:5],
+                "Press Resume.",
+            )
+        takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))
+        job.state, job.phase = JobState.READY, "place"
+
+    def _hold_jobs(self) -> None:
+        for job in self.jobs:
+            if job.state in IN_ENGINE:
+                job.state, job.eta_s = JobState.HELD, None
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def file_loaded(self) -> None:
+        """Another file is open: clips of it, made before, may be placed again; those of others wait."""
+        self.file_number += 1
+        for job in self.jobs:
+            if job.blend_file and job.blend_file == bpy.data.filepath:
+                job.file_number = self.file_number
+            elif job.state is JobState.CAPTURING:
+                self._end(
+                    job,
+                    JobState.FAILED,
+                    f"{job.blend_file or 'The file'} was closed while its poses were read.",
+                )
+
+    def file_saved(self) -> None:
+        for job in self.jobs:
+            if job.file_number == self.file_number:
+                job.blend_file = bpy.data.filepath
+
+
+current = Session()
+
+
+def _timer() -> float:
+    try:
+        changed = current.tick()
+    except Exception:  # noqa: BLE001 - a bug of ours: said aloud, and not a reason to stop serving the other clips
+        traceback.print_exc()
+        current.engine.problem = (
+            f"The extension itself failed: {traceback.format_exc(limit=0).strip()}. See Blender's console."
+        )
+        changed = True
+    if changed:
+        redraw()
+    return 0.02 if current.busy else 0.25
+
+
+def redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "SEQUENCE_EDITOR":
+                area.tag_redraw()
+
+
+@bpy.app.handlers.persistent
+def _loaded(*_) -> None:
+    current.file_loaded()
+
+
+@bpy.app.handlers.persistent
+def _saved(*_) -> None:
+    current.file_saved()
+
+
+def register() -> None:
+    bpy.app.handlers.load_post.append(_loaded)
+    bpy.app.handlers.save_post.append(_saved)
+    bpy.app.timers.register(_timer, persistent=True)
+
+
+def unregister() -> None:
+    bpy.app.timers.unregister(_timer)
+    bpy.app.handlers.save_post.remove(_saved)
+    bpy.app.handlers.load_post.remove(_loaded)
+    if any(job.state in (*IN_ENGINE, JobState.HELD) for job in current.jobs):
+        current.engine.client.close()  # the engine goes on, and ends when Blender has ended and its queue is empty
+    else:
+        current.stop_engine()

@@ -1,0 +1,122 @@
+"""A picture of the artist's as the engine wants it: PNG bytes, 8-bit sRGB, RGB, of the clip's size.
+
+Reads pixels out of an image data-block without changing it, so what is painted but unsaved counts too.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+MAX_PIXELS = 8192 * 8192
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+class StillError(ValueError):
+    """A still can't be read: which one, why, and the remedy."""
+
+
+def from_file(path: Path, width: int, height: int) -> bytes:
+    """A picture file as `from_image` gives it. Raises StillError if Blender can't read it."""
+    if not path.is_file():
+        raise StillError(f"The still {path} is not there; choose another picture.")
+    image = bpy.data.images.load(str(path), check_existing=False)
+    try:
+        return from_image(image, width, height)
+    finally:
+        bpy.data.images.remove(image)
+
+
+def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:
+    """The image as a PNG of width x height: scaled to cover, the middle kept, transparency over black.
+
+    Byte images are taken as they are, float images (EXR, HDR) as linear light shown in the Standard view. Raises
+    StillError for an image without readable pixels or with too many.
+    """
+    columns, rows = image.size
+    if image.type in ("RENDER_RESULT", "COMPOSITING"):
+        raise StillError(f"'{image.name}' can't be read directly; save it as a file and choose that.")
+    if columns * rows == 0:
+        raise StillError(
+            f"The still '{image.name}' can't be read ({image.filepath or 'no file'}); choose a picture file."
+        )
+    if columns * rows > MAX_PIXELS:
+        raise StillError(
+            f"The still '{image.name}' has {columns} x {rows} pixels; scale it below 8192 x 8192."
+        )
+    pixels = np.empty(columns * rows * image.channels, np.float32)
+    image.pixels.foreach_get(pixels)
+    pixels = pixels.reshape(rows, columns, image.channels)[::-1]  # Blender's first row is the lowest
+    return encode_png(np.rint(cover(rgb(pixels, image.is_float), width, height) * 255).astype(np.uint8))
+
+
+def rgb(pixels: np.ndarray, is_linear: bool) -> np.ndarray:
+    """(h, w, 1..4) float as Blender holds it -> (h, w, 3) float32 sRGB in 0..1, over black."""
+    channels = pixels.shape[2]
+    colour = pixels[..., :3] if channels >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
+    if is_linear:  # float images have their colour multiplied by alpha already
+        return srgb(np.clip(colour, 0.0, 1.0))
+    return colour * pixels[..., 3:] if channels == 4 else colour
+
+
+def srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear light to sRGB (IEC 61966-2-1), both 0..1."""
+    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055).astype(
+        np.float32
+    )
+
+
+def cover(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(h, w, c) scaled to cover (height, width, c), the middle kept. Averages the area under each new pixel."""
+    rows, columns = pixels.shape[:2]
+    scale = min(columns / width, rows / height)  # old pixels a new one
+    # Whole-number steps first: they are cheap, and leave little to the exact part.
+    if (block := int(scale)) > 1:
+        rows, columns = rows // block * block, columns // block * block
+        pixels = (
+            pixels[:rows, :columns]
+            .reshape(rows // block, block, columns // block, block, -1)
+            .mean(axis=(1, 3))
+        )
+        rows, columns = pixels.shape[:2]
+        scale = min(columns / width, rows / height)
+    vertical = _weights(rows, height, (rows - height * scale) / 2, scale)
+    horizontal = _weights(columns, width, (columns - width * scale) / 2, scale)
+    return np.einsum(
+        "ow,hwc->hoc", horizontal, np.einsum("oh,hwc->owc", vertical, pixels, optimize=True), optimize=True
+    )
+
+
+def _weights(old: int, new: int, start: float, scale: float) -> np.ndarray:
+    """(new, old) float32, rows sum to 1: a triangle as wide as a new pixel, and never narrower than an old one."""
+    centres = start + (np.arange(new)[:, None] + 0.5) * scale
+    distance = np.abs(np.arange(old)[None, :] + 0.5 - centres) / max(scale, 1.0)
+    weights = np.maximum(0.0, 1.0 - distance)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 (h, w, 3) -> the bytes of an sRGB PNG file (W3C PNG, third edition)."""
+    height, width, _ = pixels.shape
+    lines = np.concatenate(
+        [np.zeros((height, 1), np.uint8), pixels.reshape(height, width * 3)], axis=1
+    )  # filter: none
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(lines.tobytes(), 6)
+    chunks = (chunk(b"IHDR", header), chunk(b"sRGB", b"\0"), chunk(b"IDAT", body), chunk(b"IEND", b""))
+    return PNG_MAGIC + b"".join(chunks)
+
+
+def png_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of PNG bytes, from their header; None for anything else."""
+    if data[:8] != PNG_MAGIC or data[12:16] != b"IHDR" or len(data) < 33:
+        return None
+    return struct.unpack(">II", data[16:24])

@@ -1,0 +1,103 @@
+"""Takes on disk: a folder of PNG frames and `take.json` beside them. Knows files, not `bpy`.
+
+    <root>/<clip>/<take>/0001.png …, take.json        root: `//musev`, or a chosen folder while the .blend is unsaved
+
+A new take is a new folder, never an old one overwritten: the sequencer keeps showing pictures whose files change
+under it, and an artist keeps the take that was better.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+
+SIDECAR = "take.json"
+
+
+class TakeError(OSError):
+    """A take can't be written: which file, why, and the remedy."""
+
+
+def clip_name(text: str) -> str:
+    """A folder name that every system takes, from whatever the artist wrote; at most 40 characters."""
+    name = re.sub(r"[^\w-]+", "_", text).strip("_")[:40].rstrip("_")
+    return name or "clip"
+
+
+def new_take(root: Path, clip: str) -> Path:
+    """Makes and returns the next free `<root>/<clip>/take_NNN`. Raises TakeError if it can't be made."""
+    folder = root / clip_name(clip)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = [int(m[1]) for path in folder.iterdir() if (m := re.fullmatch(r"take_(\d+)", path.name))]
+        take = folder / f"take_{max(taken, default=0) + 1:03d}"
+        take.mkdir()
+    except OSError as error:
+        raise _explained(error, folder) from error
+    return take
+
+
+def frame_file(take: Path, frame: int) -> Path:
+    """The file of a clip's 0-based `frame`: `0001.png` is the first."""
+    return take / f"{frame + 1:04d}.png"
+
+
+def write_frame(take: Path, frame: int, png: bytes) -> Path:
+    """Writes one frame, whole or not at all. Raises TakeError, saying so where the disk is full."""
+    path = frame_file(take, frame)
+    write_whole(path, png)
+    return path
+
+
+def write_sidecar(take: Path, record: dict) -> None:
+    """Writes `take.json`, whole or not at all. Raises TakeError."""
+    write_whole(take / SIDECAR, json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def read_sidecar(take: Path) -> dict:
+    """What `take.json` says. Raises TakeError if it can't be read or is no JSON object."""
+    path = take / SIDECAR
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TakeError(f"{path} can't be read: {error}. Generate the take again.") from error
+    if not isinstance(record, dict):
+        raise TakeError(f"{path} holds no JSON object. Generate the take again.")
+    return record
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name and moves it in place, so that no reader sees half of it."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _explained(error, path) from error
+
+
+def discard(take: Path) -> None:
+    """Removes a take: our own files, then its folder if nothing else lies there. Raises TakeError."""
+    try:
+        for path in take.iterdir():
+            if re.fullmatch(r"(\d{4,}\.png|take\.json)(\.part)?", path.name):
+                path.unlink()
+        if not any(take.iterdir()):
+            take.rmdir()
+    except OSError as error:
+        raise _explained(error, take) from error
+
+
+def _explained(error: OSError, path: Path) -> TakeError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"The disk is full: {path} was not written. Free some space and press Resume; finished frames are kept."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        text = f"No right to write {path} ({error.strerror}). Save the .blend elsewhere, or choose another output folder."
+    else:
+        text = f"{path} can't be written: {error.strerror or error}. Choose another output folder."
+    return TakeError(text)

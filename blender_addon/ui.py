@@ -1,0 +1,151 @@
+"""What is drawn in the sequencer's sidebar. It decides nothing: it reads settings and states."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+
+from . import session, strips
+from .engine_link import EngineState
+from .jobs import Job, JobState
+
+STATE_ICON = {
+    JobState.DONE: "CHECKMARK", JobState.FAILED: "ERROR", JobState.CANCELLED: "CANCEL", JobState.HELD: "PAUSE",
+}  # fmt: skip
+
+
+def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
+    """A text over as many lines as it needs; labels do not wrap by themselves. width: characters a line."""
+    column = layout.column(align=True)
+    for index, line in enumerate(textwrap.wrap(text, max(width, 16))):
+        column.label(text=line, icon=icon if index == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
+
+
+def line_width(context: bpy.types.Context) -> int:
+    """About how many characters fit on a line of this region."""
+    scale = context.preferences.system.ui_scale
+    return int((context.region.width if context.region else 300) / (7 * scale)) - 8
+
+
+def remaining(seconds: float) -> str:
+    """'1:05 left' from seconds."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{seconds:02d} left"
+
+
+def job_line(job: Job) -> str:
+    """Where a clip stands: phase, step and time left while it runs, else its state."""
+    if job.state is JobState.CAPTURING:
+        return f"{job.state.value} {job.step}/{job.num_steps}"
+    if job.state is not JobState.RUNNING:
+        return job.state.value
+    parts = [job.phase + (f" {job.step}/{job.num_steps}" if job.num_steps else "")]
+    if job.eta_s is not None:
+        parts.append(remaining(job.eta_s))
+    return ", ".join(parts)
+
+
+class Sidebar:
+    """Where every panel of ours stands."""
+
+    bl_space_type = "SEQUENCE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = "MuseV"
+
+
+class MUSEV_PT_engine(Sidebar, bpy.types.Panel):
+    bl_label = "Engine"
+    bl_idname = "MUSEV_PT_engine"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, engine = self.layout, session.current.engine
+        row = layout.row()
+        row.label(
+            text=f"Engine {engine.state.value}",
+            icon="LINKED" if engine.state is EngineState.ON else "UNLINKED",
+        )
+        if engine.state is EngineState.OFF:
+            row.operator("musev.engine_start", text="Start", icon="PLAY")
+        else:
+            row.operator("musev.engine_stop", text="Stop", icon="SNAP_FACE")
+        if engine.problem:
+            box = layout.box()
+            box.alert = True
+            draw_text(box, engine.problem, line_width(context), "ERROR")
+
+
+class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
+    bl_label = "Clip"
+    bl_idname = "MUSEV_PT_clip"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        scene = strips.shown_scene(context)
+        if scene is None:
+            layout.label(text="The sequencer shows no scene", icon="INFO")
+            return
+        settings = scene.musev
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.prop(settings, "mode")
+        layout.prop(settings, "prompt")
+        layout.prop(settings, "negative_prompt")
+        if settings.mode != "text":
+            self.draw_still(layout, scene, settings)
+        if settings.mode == "pose":
+            column = layout.column()
+            column.prop(settings, "armature")
+            column.prop(settings, "camera")
+        layout.prop(settings, "range")
+        column = layout.column(align=True)
+        column.prop(settings, "width")
+        column.prop(settings, "height")
+        layout.prop(settings, "steps")
+        layout.prop(settings, "seed")
+        layout.operator("musev.generate", icon="RENDER_ANIMATION")
+
+    def draw_still(self, layout, scene, settings) -> None:
+        column = layout.column()
+        column.row().prop(settings, "still_source", expand=True)
+        if settings.still_source == "IMAGE":
+            column.template_ID(settings, "still_image", open="image.open")
+        elif scene.sequence_editor is not None:
+            strips.draw_strip_search(column, settings, "still_strip", scene)
+        else:
+            column.label(text="The sequencer has no strips", icon="INFO")
+        if settings.mode == "pose":
+            column.prop(settings, "use_still_frame")
+            row = column.row()
+            row.active = settings.use_still_frame
+            row.prop(settings, "still_frame")
+
+
+class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
+    bl_label = "Clips in the Making"
+    bl_idname = "MUSEV_PT_jobs"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, jobs = self.layout, session.current.jobs
+        if not jobs:
+            layout.label(text="None yet")
+        for job in jobs:
+            box = layout.box()
+            row = box.row()
+            row.label(text=job.clip, icon=STATE_ICON.get(job.state, "SORTTIME"))
+            if job.resumable:
+                row.operator("musev.resume", text="", icon="FILE_REFRESH").job = job.id
+            if not job.ended:
+                row.operator("musev.cancel", text="", icon="X").job = job.id
+                box.progress(factor=job.step / job.num_steps if job.num_steps else 0.0, text=job_line(job))
+            if job.problem:
+                problem = box.column()
+                problem.alert = job.state is JobState.FAILED
+                draw_text(problem, job.problem, line_width(context))
+            elif job.state is JobState.READY:
+                draw_text(box, session.current.why_not_placed(job), line_width(context))
+        if any(job.ended for job in jobs):
+            layout.operator("musev.clear")
+
+
+register, unregister = bpy.utils.register_classes_factory((MUSEV_PT_engine, MUSEV_PT_clip, MUSEV_PT_jobs))

@@ -1,0 +1,136 @@
+"""A small engine for the extension's tests: real sockets and the real protocol, pictures of one colour each.
+
+    MUSEV_TOKEN=… python fake_engine.py [--do BEHAVIOUR] [--parent-pid PID]
+
+Frame k is `colour(k)` all over. Behaviours: "work"; "wait" (never ends a clip by itself); "fail" after two frames; "drop"
+the connection once, after two frames; "short": says it is done one frame early; "wrong_size"; "old": speaks another
+protocol version; "mute": ends without a greeting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from blender_addon import protocol as p
+from websockets.asyncio.server import ServerConnection, serve
+
+
+def colour(frame: int) -> tuple[int, int, int]:
+    return (10 + frame * 7 % 240, 200, 255 - frame * 5 % 250)
+
+
+def png(width: int, height: int, rgb: tuple[int, int, int]) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = (b"\0" + bytes(rgb) * width) * height
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+class FakeEngine:
+    def __init__(self, behaviour: str):
+        self.behaviour = behaviour
+        self.blobs: dict[str, bytearray] = {}
+        self.requests: dict[str, p.ClipRequest] = {}
+        self.dropped = False
+
+    async def converse(self, connection: ServerConnection) -> None:
+        self.makers: dict[str, asyncio.Task] = {}
+        version = p.PROTOCOL_VERSION + (self.behaviour == "old")
+        model = p.ModelInfo("mini", "free", True, 128, 128, 0)
+        await connection.send(p.encode(p.Welcome(version, "fake", os.getpid(), (model,))))
+        async for raw in connection:
+            match p.decode(raw):
+                case p.Submit(job, request):
+                    await self.submit(connection, job, request)
+                case p.BlobSlice(sha256, _, _, data):
+                    self.blobs.setdefault(sha256, bytearray()).extend(data)
+                case p.Resume(job, have) if job in self.requests:
+                    self.follow(connection, job, set(have))
+                case p.Resume(job):
+                    problem = p.Problem("unknown_job", "No such job", job, "Generate again.")
+                    await connection.send(p.encode(p.Refused(problem, job)))
+                case p.Cancel(job):
+                    if job in self.makers:
+                        self.makers[job].cancel()
+                    await connection.send(p.encode(p.Cancelled(job)))
+
+    async def submit(self, connection: ServerConnection, job: str, request: p.ClipRequest) -> None:
+        missing = tuple(sha256 for sha256 in request.blobs if sha256 not in self.blobs)
+        if missing:
+            await connection.send(p.encode(p.NeedBlobs(job, missing)))
+            return
+        for sha256 in request.blobs:
+            assert p.blob_sha256(self.blobs[sha256]) == sha256
+        if request.poses:  # what came must be a pose track of the clip's length and size
+            track = p.PoseTrack.from_bytes(bytes(self.blobs[request.poses]))
+            assert (track.num_frames, track.width, track.height) == (
+                request.num_frames, request.width, request.height,
+            )  # fmt: skip
+        self.requests[job] = request
+        await connection.send(p.encode(p.Accepted(job, 0)))
+        self.follow(connection, job, set())
+
+    def follow(self, connection: ServerConnection, job: str, have: set[int]) -> None:
+        self.makers[job] = asyncio.create_task(self.make(connection, job, have))
+
+    async def make(self, connection: ServerConnection, job: str, have: set[int]) -> None:
+        request = self.requests[job]
+        frames = request.num_frames
+        for k in [k for k in range(frames) if k not in have]:
+            await connection.send(p.encode(p.Progress(job, "denoise", k, frames, float(frames - k))))
+            if k >= 2 and self.behaviour == "wait":
+                await asyncio.get_running_loop().create_future()
+            if k >= 2 and self.behaviour == "fail":
+                problem = p.Problem("out_of_memory", "The GPU's memory is full", "8 GB", "Use a smaller size.")
+                await connection.send(p.encode(p.Failed(job, problem)))
+                return
+            if k >= 2 and self.behaviour == "drop" and not self.dropped:
+                self.dropped = True
+                await connection.close()
+                return
+            if k == frames - 1 and self.behaviour == "short":
+                break
+            width = request.width + 8 * (self.behaviour == "wrong_size")
+            await connection.send(p.encode(p.FrameReady(job, k, png(width, request.height, colour(k)))))
+        phases = (p.PhaseTime("denoise", 1.5),)
+        done = p.Done(job, frames, phases, 12.0, "cpu", "ab" * 32, "free", "fake")
+        await connection.send(p.encode(done))
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--do", default="work")
+    parser.add_argument("--parent-pid", type=int)
+    behaviour = parser.parse_args().do
+    if behaviour == "mute":
+        sys.exit("no model found")
+    token = os.environ["MUSEV_TOKEN"]
+
+    def admit(connection: ServerConnection, request):
+        if request.headers.get("Authorization") == f"Bearer {token}":
+            return None
+        refused = p.Refused(p.Problem("bad_token", "Wrong token", "", "Set the token."))
+        return connection.respond(401, p.encode(refused))
+
+    engine = FakeEngine(behaviour)
+    async with serve(
+        engine.converse, "127.0.0.1", 0, subprotocols=[p.SUBPROTOCOL], compression=None, max_size=2**25,
+        process_request=admit,
+    ) as server:  # fmt: skip
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        print(p.encode(p.Greeting(p.PROTOCOL_VERSION, url, os.getpid())), flush=True)
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
