@@ -131,6 +131,12 @@ class ClipRequest(Record):
                 "Choose an armature and a camera.",
                 "no_poses",
             )
+        unused = {"text": ("still", "poses"), "still": ("poses",), "pose": ()}[self.mode]
+        for name in unused:
+            if getattr(self, name) is not None:
+                raise ProtocolError(
+                    f"Mode {self.mode!r} makes no use of {name}", getattr(self, name), "Choose another mode."
+                )
         if self.context_overlap >= self.context_frames:
             raise ProtocolError(
                 f"context_overlap must be less than context_frames ({self.context_frames})",
@@ -339,14 +345,16 @@ class Refused(Message):
 
 @dataclass(frozen=True)
 class Progress(Message):
-    """`step` of `num_steps` within `phase` ('load', 'prepare', 'denoise', 'decode'); eta_s: seconds left in
-    it."""
+    """`step` steps of `num_steps` within `phase` ('load', 'prepare', 'denoise', 'decode') are done and, of
+    the next one, `window` windows of `num_windows`. eta_s: seconds left in the phase, once that is known."""
 
     job: str = limited(pattern=JOB_ID)
     phase: str = limited(longest=40)
     step: int = limited(0, low=0)
     num_steps: int = limited(0, low=0)
     eta_s: float | None = None
+    window: int = limited(0, low=0)
+    num_windows: int = limited(0, low=0)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from http import HTTPStatus
-from importlib import metadata
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -47,6 +46,7 @@ from blender_addon.protocol import (
     Welcome,
 )
 from server.jobs import JobStore, Upload
+from server.models import engine_version
 from server.worker import ENDINGS, Worker
 from server.worker_process import problem_of
 
@@ -80,6 +80,7 @@ class App:
             compression=None,  # frames are PNG already
             max_size=protocol.MAX_MESSAGE_BYTES,
             max_queue=4,
+            close_timeout=2,  # nor does a client that stands still hold up the engine's end
             ping_timeout=None,  # Blender's timer stands still while it renders; TCP finds a peer that is gone
             server_header=None,
         )
@@ -277,10 +278,10 @@ class _Client:
         app, place, last_progress, last_preview = self._app, 0, None, None
         while True:
             seen, ending = app.changes, app.store.ending(job)  # asked first: no frame comes after the ending
-            if app.running == job and app.progress not in (None, last_progress):
+            if app.running == job and app.progress and app.progress is not last_progress:
                 last_progress = app.progress
                 await self.send(last_progress)
-            if app.running == job and app.preview not in (None, last_preview):
+            if app.running == job and app.preview and app.preview is not last_preview:
                 last_preview = app.preview
                 await self.send(last_preview)
             for stored_at, frame in app.store.frames_after(job, place):
@@ -301,13 +302,6 @@ class _Client:
         if self._upload is not None:
             self._upload.drop()
             self._upload = None
-
-
-def engine_version() -> str:
-    try:
-        return metadata.version("musev-blender")
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _refuse(connection: ServerConnection, status: HTTPStatus, problem: Problem) -> Response:

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from blender_addon.protocol import (
     ClipRequest,
@@ -22,6 +23,7 @@ from blender_addon.protocol import (
     ProtocolError,
 )
 from musev_engine import frames, loading, pipeline
+from server.models import engine_version
 
 
 def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
@@ -34,40 +36,50 @@ def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes])
     for event in pipeline.generate(clip, models):
         match event:
             case pipeline.Progress():
-                step = event.step
-                yield Progress(job, event.phase, event.step, event.num_steps)
+                step, windows = event.step, (event.window, event.num_windows)
+                yield Progress(job, event.phase, step, event.num_steps, None, *windows)
             case pipeline.Preview():
                 middle = len(event.frames) // 2
-                yield Preview(job, step, middle, frames.encode_png(event.frames[middle]))
+                yield Preview(job, step, event.first + middle, frames.encode_png(event.frames[middle]))
             case pipeline.Frames():
                 for offset, picture in enumerate(event.frames):
                     yield FrameReady(job, event.first + offset, frames.encode_png(picture))
-    yield Done(job, request.num_frames)
+    yield Done(
+        job,
+        request.num_frames,
+        device=str(models.device),
+        model_sha256=models.sha256,
+        model_licence=models.licence,
+        engine_version=engine_version(),
+    )
 
 
 @functools.lru_cache(maxsize=1)  # one model stays loaded from clip to clip
-def load(name: str):
+def load(name: str) -> loading.Models:
+    """A shipped model, on the GPU in half precision where there is one. Raises EngineError."""
+    if torch.cuda.is_available():
+        return loading.load_models(name, device="cuda", dtype=torch.float16)
     return loading.load_models(name)
 
 
 def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline.Clip:
     """The request with its inputs in place: still uint8 (h, w, 3), poses float32 (t, people, 18, 3).
 
-    Raises ProtocolError for an unreadable still, a damaged pose track, or one of another length or size.
+    Raises ProtocolError for an unreadable still, a damaged pose track, or one of another length; EngineError
+    for what the engine does not take.
     """
     values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    inputs = {"still": None, "poses": None, "still_pose": None}
+    for told_to_others in ("mode", "model", "fps"):
+        del values[told_to_others]
     if request.still is not None:
         try:
-            inputs["still"] = frames.decode_still(read_blob(request.still))
+            values["still"] = frames.decode_still(read_blob(request.still))
         except ValueError as error:
             remedy = "Give a PNG or JPEG file that opens in an image viewer."
             raise ProtocolError(str(error), request.still, remedy, "unreadable_still") from error
     if request.poses is not None:
-        track = PoseTrack.from_bytes(read_blob(request.poses))
-        inputs |= poses_of(track, request)
-    known = {field.name for field in dataclasses.fields(pipeline.Clip)}
-    return pipeline.Clip(**{name: value for name, value in (values | inputs).items() if name in known})
+        values |= poses_of(PoseTrack.from_bytes(read_blob(request.poses)), request)
+    return pipeline.Clip(**values)
 
 
 def poses_of(track: PoseTrack, request: ClipRequest) -> dict[str, np.ndarray | None]:

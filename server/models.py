@@ -1,14 +1,22 @@
-"""Which models this engine has, told without torch: the server says it to every client that comes."""
+"""What this engine is and which models it has, told without torch: the server says it to every client."""
 
 from __future__ import annotations
 
 import json
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from blender_addon.protocol import ModelInfo
 
 VAE_FACTOR = 8  # pixels per latent
+
+
+def engine_version() -> str:
+    """The release of this engine."""
+    try:
+        return metadata.version("musev-for-blender")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def models_here() -> tuple[ModelInfo, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -74,9 +75,11 @@ class Worker:
 
     async def _ready(self) -> Process:
         if self.pid is None:
-            command = (sys.executable, "-m", "server.worker_process", self._engine, str(self._blobs))
+            # -P and the server's own path: a worker imports nothing that happens to lie in the current folder.
+            command = (sys.executable, "-P", "-m", "server.worker_process", self._engine, str(self._blobs))
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=PIPE, stdout=PIPE, limit=READ_AHEAD
+                *command, stdin=PIPE, stdout=PIPE, limit=READ_AHEAD, env=environment
             )
         return self._process
 

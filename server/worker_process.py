@@ -73,7 +73,7 @@ def main() -> None:
         order = orders.next()
         try:
             make(order.job, order.request, find_engine(engine_path), read_blob, send, orders.cancelled)
-        except Exception as error:  # noqa: BLE001 - the one place where exceptions become messages
+        except Exception as error:  # the one place where exceptions become messages
             traceback.print_exc()
             send(Failed(order.job, problem_of(error)))
 
@@ -130,17 +130,17 @@ class PhaseClock:
 
     def __init__(self):
         self._seconds: dict[str, float] = {}
-        self._phase, self._since, self._step = "", time.monotonic(), 0
+        self._phase, self._since, self._begun = "", time.monotonic(), 0.0
 
     def timed(self, progress: Progress) -> Progress:
         now = time.monotonic()
+        windows = progress.window / progress.num_windows if progress.num_windows else 0.0
+        done = (progress.step + windows) / max(progress.num_steps, 1)
         if progress.phase != self._phase:
             self._note(now)
-            self._phase, self._since, self._step = progress.phase, now, progress.step
-        done = progress.step - self._step
-        left = progress.num_steps - progress.step
-        eta_s = (now - self._since) / done * left if done > 0 and left >= 0 else None
-        return dataclasses.replace(progress, eta_s=eta_s)
+            self._phase, self._since, self._begun = progress.phase, now, done
+        rate = (done - self._begun) / (now - self._since) if now > self._since else 0.0
+        return dataclasses.replace(progress, eta_s=max(1 - done, 0.0) / rate if rate > 0 else None)
 
     def phases(self) -> tuple[PhaseTime, ...]:
         self._note(time.monotonic())

@@ -1,0 +1,239 @@
+"""The protocol: what is encoded is decoded, and whatever does not fit is refused by name."""
+
+import dataclasses
+import json
+import struct
+import subprocess
+import sys
+import uuid
+from array import array
+from pathlib import Path
+
+import pytest
+
+from blender_addon import protocol
+from blender_addon.protocol import (
+    MESSAGES,
+    BlobSlice,
+    Cancel,
+    ClipRequest,
+    Done,
+    FrameReady,
+    ModelInfo,
+    PhaseTime,
+    PoseTrack,
+    Problem,
+    ProtocolError,
+    Record,
+    Refused,
+    Resume,
+    Submit,
+    decode,
+    encode,
+)
+
+ROOT = Path(__file__).parent.parent
+JOB, SHA = str(uuid.uuid4()), "ab" * 32
+EXAMPLES = {  # by the name of the field, or else its type
+    "job": JOB,
+    "sha256": SHA,
+    "code": "some_code",
+    "request": ClipRequest(mode="text", prompt="a dancer – naïve ☂"),
+    "problem": Problem("disk_full", "The disk is full", "/tmp", "Free some space."),
+    "models": (ModelInfo("mini", "CC0", True, 128, 128, 1),),
+    "phases": (PhaseTime("denoise", 1.5),),
+    "blobs": (SHA,),
+    "have": (0, 3),
+    str: "word",
+    int: 7,
+    float: 0.5,
+    bytes: b"\x00\xff",
+}
+
+
+def example(message):
+    kinds = protocol.kinds(message)
+    return message(**{name: EXAMPLES.get(name, EXAMPLES.get(kind)) for name, kind in kinds.items()})
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_message_comes_back_as_it_went(name):
+    message = example(MESSAGES[name])
+    raw = encode(message)
+    assert decode(raw) == message
+    assert isinstance(raw, bytes) == ("data" in protocol.kinds(type(message)))
+
+
+def test_every_message_with_defaults_comes_back():
+    for message in (
+        Done(JOB, 4),
+        Resume(JOB),
+        Submit(JOB, ClipRequest(mode="text")),
+        Refused(Problem("x", "y")),
+    ):
+        assert decode(encode(message)) == message
+
+
+def test_a_request_has_one_text_and_survives_it():
+    request = ClipRequest(mode="pose", poses=SHA, still=SHA, fps=24, seed=5)
+    assert protocol.request_from_json(protocol.request_json(request)) == request
+    assert protocol.request_json(request) == protocol.request_json(dataclasses.replace(request, fps=24.0))
+    assert request.blobs == (SHA,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"width": 130}, ("ClipRequest.width", "130", "128 or 136")),
+        ({"height": 32}, ("ClipRequest.height", "32", "64 to 2048")),
+        ({"num_frames": 0}, ("ClipRequest.num_frames", "0", "1 to 10000")),
+        ({"num_frames": True}, ("ClipRequest.num_frames", "True", "int")),
+        ({"num_frames": 2.0}, ("ClipRequest.num_frames", "2.0", "int")),
+        ({"fps": float("nan")}, ("ClipRequest.fps", "nan", "finite")),
+        ({"fps": 10**400}, ("ClipRequest.fps", "float")),
+        ({"guidance_scale": 0.0}, ("ClipRequest.guidance_scale", "0.0", "1.0 to 30.0")),
+        ({"seed": 2**31}, ("ClipRequest.seed", str(2**31))),
+        ({"prompt": "x" * 2001}, ("ClipRequest.prompt", "2001", "Shorten")),
+        ({"prompt": "\ud800"}, ("ClipRequest.prompt", "Unicode")),
+        ({"prompt": None}, ("ClipRequest.prompt", "None", "str")),
+        ({"still": "../../etc/passwd"}, ("ClipRequest.still", "../../etc/passwd")),
+        ({"model": "../mini"}, ("ClipRequest.model", "../mini")),
+        ({"scheduler": "magic"}, ("ClipRequest.scheduler", "magic", "euler")),
+        ({"mode": "still"}, ("'still'", "Choose a reference still")),
+        ({"mode": "pose"}, ("'pose'", "Choose an armature")),
+        ({"still": SHA}, ("'text'", "still", "another mode")),
+        ({"mode": "still", "still": SHA, "poses": SHA}, ("'still'", "poses", "another mode")),
+        ({"context_frames": 4, "context_overlap": 4}, ("context_overlap", "4", "Lower")),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_by_name_value_and_remedy(fields, named):
+    with pytest.raises(ProtocolError) as error:
+        ClipRequest(**{"mode": "text"} | fields)
+    assert all(part in str(error.value) for part in named), str(error.value)
+    assert error.value.problem.remedy
+
+
+def raw_binary(header, payload=b""):
+    text = json.dumps(header).encode()
+    return struct.pack("<I", len(text)) + text + payload
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "{}",
+        '{"type": 3}',
+        '{"type": ["Cancel"]}',
+        '{"type": "Record"}',
+        '{"type": "Problem", "code": "x", "message": "y"}',
+        '{"type": "Cancel"}',
+        f'{{"type": "Cancel", "job": "{JOB}", "extra": 1}}',
+        f'{{"type": "Cancel", "job": "{JOB.upper()}"}}',
+        f'{{"type": "Cancel", "job": "{JOB}\\n"}}',
+        '{"type": "Cancel", "job": null}',
+        f'{{"type": "Resume", "job": "{JOB}", "have": [0, "1"]}}',
+        f'{{"type": "Resume", "job": "{JOB}", "have": {{"0": 1}}}}',
+        f'{{"type": "Submit", "job": "{JOB}", "request": []}}',
+        f'{{"type": "Submit", "job": "{JOB}", "request": {{"mode": "text", "path": "/"}}}}',
+        f'{{"type": "FrameReady", "job": "{JOB}", "frame": 0, "data": "x"}}',
+        '{"type": "Cancel", "job": NaN}',
+        '{"a":' * 50_000 + "1" + "}" * 50_000,
+        '{"type": "EngineStatus", "queued": ' + "9" * 5000 + "}",
+        b"",
+        b"\xff\xff\xff\xff",
+        b"\x10\x00\x00\x00{}",
+        struct.pack("<I", 2) + b"\xff\xfe",
+        raw_binary({"type": "Cancel", "job": JOB}),
+        raw_binary({"type": "FrameReady", "job": JOB, "frame": -1}),
+        raw_binary({"type": "FrameReady", "job": JOB, "frame": 0, "data": "x", "more": 1}, b"y"),
+        raw_binary({"type": "BlobSlice", "sha256": "x", "offset": 0, "size": 1}, b"y"),
+    ],
+)
+def test_what_is_no_message_is_refused(raw):
+    with pytest.raises(ProtocolError) as error:
+        decode(raw)
+    assert error.value.problem.message
+
+
+def test_what_is_too_large_is_refused_on_both_sides():
+    with pytest.raises(ProtocolError, match="at most"):
+        encode(FrameReady(JOB, 0, bytes(protocol.MAX_MESSAGE_BYTES)))
+    with pytest.raises(ProtocolError, match="at most"):
+        decode('{"type": "Cancel", "job": "' + "x" * protocol.MAX_JSON_BYTES + '"}')
+    with pytest.raises(ProtocolError, match="size"):
+        BlobSlice(SHA, 0, protocol.MAX_BLOB_BYTES + 1, b"x")
+    longest = Resume(JOB, tuple(range(protocol.MAX_FRAMES)))
+    assert decode(encode(longest)) == longest
+
+
+def track(**fields):
+    points = array("f", [1.5, 2.5, 1.0] * 18 * 2 * 3)
+    return PoseTrack(**{"width": 64, "height": 48, "fps": 24.0, "num_frames": 3, "num_people": 2,
+                        "points": points.tobytes()} | fields)  # fmt: skip
+
+
+def test_a_pose_track_comes_back_as_it_went():
+    for still_pose in (None, array("f", [9.0, 8.0, 0.0] * 18 * 2).tobytes()):
+        poses = track(still_pose=still_pose)
+        assert PoseTrack.from_bytes(poses.to_bytes()) == poses
+        assert poses.shape == (3, 2, 18, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"num_frames": 4}, "points"),
+        ({"num_people": 9}, "num_people"),
+        ({"points": array("f", [float("nan"), 1, 1] * 108).tobytes()}, "not finite"),
+        ({"points": array("f", [float("inf"), 1, 1] * 108).tobytes()}, "not finite"),
+        ({"points": array("f", [1, 1, 2] * 108).tobytes()}, "visibility"),
+        ({"still_pose": b"1234"}, "still_pose"),
+        ({"version": 2}, "version"),
+    ],
+)
+def test_a_pose_track_that_does_not_fit_is_refused(fields, named):
+    with pytest.raises(ProtocolError, match=named):
+        track(**fields)
+
+
+def test_damaged_pose_tracks_are_refused():
+    raw = track(still_pose=array("f", [0.0] * 108).tobytes()).to_bytes()
+    for damaged in (
+        b"",
+        raw[:3],
+        raw[:-1],
+        raw + b"\0",
+        raw.replace(b"musev.poses", b"musev.stuff"),
+        raw.replace(b'"num_people":2', b'"num_people":-'),
+        raw.replace(b"true", b"null"),
+    ):
+        with pytest.raises(ProtocolError):
+            PoseTrack.from_bytes(damaged)
+
+
+def test_records_do_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Cancel(JOB).job = "other"
+
+
+def test_every_record_says_what_it_is():
+    def all_records(record):
+        return [record, *(r for child in record.__subclasses__() for r in all_records(child))]
+
+    assert all(
+        dataclasses.is_dataclass(record) for record in all_records(Record)[1:] if record.__name__ != "Message"
+    )
+    assert all(MESSAGES[name].__name__ == name for name in MESSAGES)
+
+
+def test_the_protocol_needs_the_standard_library_alone():
+    """It loads with no site-packages at all."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom blender_addon.protocol import SUBPROTOCOL"
+    code += "; print(SUBPROTOCOL)"
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == protocol.SUBPROTOCOL
