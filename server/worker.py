@@ -75,7 +75,7 @@ class Worker:
 
     async def _ready(self) -> Process:
         if self.pid is None:
-            # -P and the server's own path: a worker imports nothing that happens to lie in the current folder.
+            # -P and the server's own path: nothing is imported that happens to lie in the current folder
             command = (sys.executable, "-P", "-m", "server.worker_process", self._engine, str(self._blobs))
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             self._process = await asyncio.create_subprocess_exec(
