@@ -2,9 +2,10 @@
 
     python build_extension.py [--output-dir dist] [--blender /path/to/blender]
 
-Stages `blender_addon/`, the manifest, the licence and the wheels that the manifest names in a temporary folder, because
-Blender wants `__init__.py` at the zip's root. The builder is the one inside the `bpy` package of the Python that runs
-this, or else the Blender on the PATH. Wheels are fetched once into `build/wheels`, by version and checksum.
+Stages `blender_addon/`, the manifest, the licence and the wheels that the manifest names in a temporary
+folder, because Blender wants `__init__.py` at the zip's root. The builder is the one inside the `bpy` package
+of the Python that runs this, or else the Blender on the PATH. Wheels are fetched once into `build/wheels`, by
+version and checksum.
 """
 
 from __future__ import annotations
@@ -77,12 +78,14 @@ def builder(blender: str | None) -> list[str]:
     if found := shutil.which(blender or "blender"):
         return [found, "--factory-startup", "--command", "extension"]
     raise FileNotFoundError(
-        f"No {blender or 'blender'} found to build with. Run this with .venv-blender's Python, or give --blender PATH."
+        f"No {blender or 'blender'} to build with. Run this with .venv-blender's Python, or give --blender."
     )
 
 
 def build(output_dir: Path, blender: str | None = None) -> Path:
-    """Builds `output_dir/musev-<version>.zip` and returns its path. Raises CalledProcessError if Blender refuses."""
+    """Builds `output_dir/musev-<version>.zip` and returns its path. Raises CalledProcessError if Blender
+    refuses.
+    """
     command = builder(blender)
     wheels = fetch_wheels()
     output_dir.mkdir(parents=True, exist_ok=True)

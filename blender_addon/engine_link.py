@@ -1,4 +1,4 @@
-"""The engine as the session sees it: started here or found, connected to, and connected to again after a loss.
+"""The engine as the session sees it: started or found, connected to, and again after a loss.
 
 Joins the process and the connection into one state and one stream of events. No `bpy`.
 """
@@ -52,7 +52,9 @@ class EngineLink:
         return self.state is not EngineState.OFF or self._stopping is not None
 
     def start(self, command: list[str], folder: Path) -> None:
-        """Starts a local engine; `pump` then connects to it. Raises EngineStartError if the command can't be run."""
+        """Starts a local engine; `pump` then connects to it. Raises EngineStartError if the command can't be
+        run.
+        """
         self.stop()
         self.problem = ""
         self.process = EngineProcess(command, folder)

@@ -1,4 +1,4 @@
-"""A clip on its way from the settings to the timeline: what it is, where it stands, and what `take.json` tells of it.
+"""A clip on its way from the settings to the timeline: what it is, where it stands, what `take.json` tells.
 
     CAPTURING → HELD → WAITING → QUEUED → RUNNING → READY → DONE | FAILED | CANCELLED
                   ↖────── connection lost ─────┘
@@ -42,8 +42,9 @@ ENDED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 class Job:
     """One clip on its way. start: the timeline frame of its first frame. take: the folder its frames go to.
 
-    blobs: the inputs' bytes by sha256, dropped at the end. capture: what is still to be read from the rig; its poses
-    then replace the stand-in in `request`. about: what `take.json` tells beyond request and engine.
+    blobs: the inputs' bytes by sha256, dropped at the end. capture: what is still to be read from the
+    rig; its poses then replace the stand-in in `request`. about: what `take.json` tells beyond request
+    and engine.
     """
 
     id: str
@@ -73,7 +74,9 @@ class Job:
         return self.state in ENDED
 
     def finish_capture(self) -> None:
-        """The poses are read: they become an input of the clip, and the request names them. Raises ProtocolError."""
+        """The poses are read: they become an input of the clip, and the request names them. Raises
+        ProtocolError.
+        """
         points = [frame.astype("<f4").tobytes() for frame in self.capture.read]
         still_pose = points.pop() if self.reads_still_pose else None
         request, people = self.request, len(self.capture.people)
@@ -87,7 +90,9 @@ class Job:
 
 
 def sidecar(job: Job, done: Done, welcome: Welcome | None) -> dict:
-    """What `take.json` says of a finished clip: enough to make it again, and to know under which licence it stands."""
+    """What `take.json` says of a finished clip: enough to make it again, and to know under which licence it
+    stands.
+    """
     request = dataclasses.asdict(job.request)
     manifest = tomllib.loads((Path(__file__).parent / "blender_manifest.toml").read_text(encoding="utf-8"))
     return {

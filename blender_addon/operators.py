@@ -1,4 +1,4 @@
-"""The artist's verbs. They read the settings, refuse with what, value and remedy, and hand the session a job."""
+"""The artist's verbs: read the settings, refuse with what, value and remedy, hand the session a job."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class SettingsError(ValueError):
 
 
 REFUSALS = (
-    SettingsError, pose.PoseError, strips.StripError, stills.StillError, takes.TakeError, ProtocolError, EngineStartError,
+    SettingsError, pose.PoseError, strips.StripError, stills.StillError, takes.TakeError, ProtocolError,
+    EngineStartError,
 )  # fmt: skip
 
 
@@ -55,7 +56,9 @@ def clip_range(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[int, in
 
 
 def still_bytes(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[bytes, str] | None:
-    """The reference still as PNG bytes, and where it came from; None if none is set. Raises StillError, StripError."""
+    """The reference still as PNG bytes, and where it came from; None if none is set. Raises StillError,
+    StripError.
+    """
     if settings.still_source == "IMAGE":
         if (image := settings.still_image) is None:
             return None
@@ -93,13 +96,14 @@ def takes_root(prefs: MusevPreferences) -> Path:
         return Path(bpy.path.abspath("//musev"))
     if not prefs.output_folder:
         raise SettingsError(
-            "The .blend is not saved, so takes have no place yet; save it, or set a folder in the extension's preferences."
+            "The .blend is not saved, so takes have no place yet; save it, or set a folder in the "
+            "extension's preferences."
         )
     return Path(bpy.path.abspath(prefs.output_folder))
 
 
 def clip_job(context: bpy.types.Context) -> Job:
-    """The clip that the settings describe, checked as far as can be before any work. Makes its take's folder last.
+    """The clip that the settings describe, checked as far as can be now. Makes its take's folder last.
 
     Raises REFUSALS.
     """
@@ -129,8 +133,9 @@ def clip_job(context: bpy.types.Context) -> Job:
     clip = takes.clip_name(settings.armature.name if mode == "pose" else settings.prompt or mode)
     take = takes.new_take(takes_root(preferences(context)), clip)
     return Job(
-        id=str(uuid.uuid4()), clip=clip, scene=scene.name, start=start, take=take, request=request, blobs=blobs,
-        capture=capture, reads_still_pose=capture is not None and settings.use_still_frame, about=about,
+        id=str(uuid.uuid4()), clip=clip, scene=scene.name, start=start, take=take, request=request,
+        blobs=blobs, capture=capture, about=about,
+        reads_still_pose=capture is not None and settings.use_still_frame,
     )  # fmt: skip
 
 
@@ -183,8 +188,8 @@ class MUSEV_OT_engine_start(bpy.types.Operator):
             if url := prefs.engine_url.strip():
                 if not is_loopback(url) and not bpy.app.online_access:
                     raise SettingsError(
-                        f"The engine {url} is on another computer and Blender is offline; allow online access in "
-                        "Preferences, System, or use an engine on this computer."
+                        f"The engine {url} is on another computer and Blender is offline; allow online "
+                        "access in Preferences, System, or use an engine on this computer."
                     )
                 session.current.engine.connect(url, engine_token(prefs.token_file))
             else:

@@ -86,7 +86,8 @@ UNREAL_LIMBS = {
 }  # fmt: skip
 
 RIGIFY_GENERATED = RigNames(
-    "Rigify generated rig", ("L", "R"), {limb: "DEF-" + name for limb, name in RIGIFY_LIMBS.items()}, "DEF-spine.006",
+    "Rigify generated rig", ("L", "R"),
+    {limb: "DEF-" + name for limb, name in RIGIFY_LIMBS.items()}, "DEF-spine.006",
     {"nose": ("DEF-nose.002", "head"), "eye": ("ORG-eye.{s}", "tail"), "ear": ("DEF-ear.{s}", "head")},
 )  # fmt: skip
 RIGIFY_METARIG = RigNames(
@@ -140,9 +141,11 @@ def resolve(armature: bpy.types.Object) -> Anchors:
     best = min(range(len(tried)), key=lambda i: len(missing[i]))
     names = tried[best]
     if missing[best]:
+        others = [family for family in tried if family is not names]
         raise PoseError(
-            f"Armature '{armature.name}' has no bone {', '.join(missing[best])} (closest name map: {names.title}; "
-            f"also tried: {', '.join(n.title for n in tried if n is not names)}). Rename the bones to one of these."
+            f"Armature '{armature.name}' has no bone {', '.join(missing[best])} "
+            f"(closest name map: {names.title}; also tried: {', '.join(n.title for n in others)}). "
+            "Rename the bones to one of these."
         )
     body = names.body()
     bone_of = dict.fromkeys(BODY_18, names.head) | body | {"neck": body["left_shoulder"]}
@@ -159,7 +162,8 @@ def resolve(armature: bpy.types.Object) -> Anchors:
 def _face_estimate(bones, names: RigNames) -> dict[str, np.ndarray]:
     """Nose, eyes and ears in the head bone's space, guessed from the rest pose.
 
-    Left, up and front come from hips and shoulders, not from the bone's roll, which every exporter sets its own way.
+    Left, up and front come from hips and shoulders, not from the bone's roll, which every exporter sets
+    its own way.
     """
     at = {point: np.array(bones[bone].head_local) for point, bone in names.body().items()}
     shoulders = (at["left_shoulder"] + at["right_shoulder"]) / 2
@@ -176,7 +180,7 @@ def _face_estimate(bones, names: RigNames) -> dict[str, np.ndarray]:
 
 
 def projection(scene, depsgraph, camera_name: str, width: int, height: int) -> np.ndarray:
-    """The (4, 4) matrix from world space to the clip space of a `width` x `height` picture (w < 0: behind)."""
+    """The (4, 4) matrix from world space to the clip space of a width x height picture (w < 0: behind)."""
     camera = scene.objects.get(camera_name)
     if camera is None or camera.type != "CAMERA":
         raise PoseError(
@@ -197,8 +201,8 @@ def project_frame(
     """The keypoints of the frame the depsgraph stands at.
 
     Returns (people, 18, 3) float32: x to the right and y down in pixels of a `width` x `height` picture (the
-    picture spans 0..width, 0..height; points may lie outside), and visibility, 1 or, behind the camera, 0 (with
-    x = y = 0). Raises PoseError where the camera, an armature or a bone has gone.
+    picture spans 0..width, 0..height; points may lie outside), and visibility, 1 or, behind the camera, 0
+    (with x = y = 0). Raises PoseError where the camera, an armature or a bone has gone.
     """
     clip = projection(scene, depsgraph, camera_name, width, height)
     keypoints = np.zeros((len(people), len(BODY_18), 3), np.float32)
@@ -237,8 +241,8 @@ def keypoints(
 ) -> np.ndarray:
     """(t, people, 18, 3) float32 over `frames` of the scene's timeline, as `project_frame` gives each.
 
-    Steps the scene through the frames and leaves it at the frame it stood at. Raises PoseError as `resolve` and
-    `project_frame` do, and for no frames at all.
+    Steps the scene through the frames and leaves it at the frame it stood at. Raises PoseError as
+    `resolve` and `project_frame` do, and for no frames at all.
     """
     people = [resolve(find_armature(scene, name)) for name in armature_names]
     before = scene.frame_current_final
@@ -272,8 +276,8 @@ class Capture:
     def advance(self, deadline: float) -> bool:
         """Reads frames until `deadline` (time.perf_counter's clock), one at least; True once all are read.
 
-        The scene stands at its own frame again afterwards, and the time that takes is counted in. Raises PoseError
-        where something that was there has gone.
+        The scene stands at its own frame again afterwards, and the time that takes is counted in.
+        Raises PoseError where something that was there has gone.
         """
         scene = bpy.data.scenes.get(self.scene)
         if scene is None:

@@ -83,7 +83,7 @@ class MusevPreferences(bpy.types.AddonPreferences):
     )
     output_folder: StringProperty(
         name="Folder for Unsaved Files",
-        description="Takes go here while the .blend is not saved; a saved one keeps them beside itself in musev/",
+        description="Takes go here while the .blend is not saved; a saved one has them beside it in musev/",
         subtype="DIR_PATH",
     )
 

@@ -1,7 +1,8 @@
 """The clips being made and the engine that makes them, driven by one timer that never waits.
 
-Owns the client and the engine's process. Keeps names and paths between ticks, never Blender references: undo and
-file loading free what they point to. Knows neither panels nor settings: operators give it complete `Job`s.
+Owns the client and the engine's process. Keeps names and paths between ticks, never Blender references: undo
+and file loading free what they point to. Knows neither panels nor settings: operators give it complete
+`Job`s.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Session:
     # --- the tick ---------------------------------------------------------------------------------
 
     def tick(self, budget_s: float = TICK_S) -> bool:
-        """Does what can be done now within about `budget_s` seconds; True if something changed for the eye."""
+        """Does what can be done now within about `budget_s` seconds; True if something changed."""
         started = time.perf_counter()
         deadline = started + budget_s
         before = self._appearance()
@@ -174,7 +175,9 @@ class Session:
         return ""
 
     def _end(self, job: Job, state: JobState, problem: str = "", resumable: bool = False) -> None:
-        """The one place where a clip ends. Without a chance to go on, a take that never got a frame is removed."""
+        """The one place where a clip ends. Without a chance to go on, a take that never got a frame is
+        removed.
+        """
         job.state, job.problem, job.resumable, job.capture, job.eta_s = state, problem, resumable, None, None
         if resumable:
             return
@@ -227,7 +230,7 @@ class Session:
         size = (job.request.width, job.request.height)
         if frame.frame >= job.request.num_frames or png_size(frame.data) != size:
             raise ProtocolError(
-                f"The engine sent what is no {size[0]} x {size[1]} PNG of frames 0 to {job.request.num_frames - 1}",
+                f"The engine sent no {size[0]} x {size[1]} PNG of frames 0 to {job.request.num_frames - 1}",
                 f"frame {frame.frame}, size {png_size(frame.data)}", "Update the engine, and generate again.",
             )  # fmt: skip
         takes.write_frame(job.take, frame.frame, frame.data)
@@ -276,7 +279,7 @@ current = Session()
 def _timer() -> float:
     try:
         changed = current.tick()
-    except Exception:  # noqa: BLE001 - a bug of ours: said aloud, and not a reason to stop serving the other clips
+    except Exception:  # a bug of ours: said aloud, and not a reason to stop serving the other clips
         traceback.print_exc()
         current.engine.problem = (
             f"The extension itself failed: {traceback.format_exc(limit=0).strip()}. See Blender's console."
@@ -315,6 +318,7 @@ def unregister() -> None:
     bpy.app.handlers.save_post.remove(_saved)
     bpy.app.handlers.load_post.remove(_loaded)
     if any(job.state in (*IN_ENGINE, JobState.HELD) for job in current.jobs):
-        current.engine.client.close()  # the engine goes on, and ends when Blender has ended and its queue is empty
+        # The engine goes on, and ends once Blender has ended and its queue is empty.
+        current.engine.client.close()
     else:
         current.stop_engine()

@@ -34,8 +34,8 @@ def from_file(path: Path, width: int, height: int) -> bytes:
 def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:
     """The image as a PNG of width x height: scaled to cover, the middle kept, transparency over black.
 
-    Byte images are taken as they are, float images (EXR, HDR) as linear light shown in the Standard view. Raises
-    StillError for an image without readable pixels or with too many.
+    Byte images are taken as they are, float images (EXR, HDR) as linear light shown in the Standard view.
+    Raises StillError for an image without readable pixels or with too many.
     """
     columns, rows = image.size
     if image.type in ("RENDER_RESULT", "COMPOSITING"):
@@ -71,7 +71,7 @@ def srgb(linear: np.ndarray) -> np.ndarray:
 
 
 def cover(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(h, w, c) scaled to cover (height, width, c), the middle kept. Averages the area under each new pixel."""
+    """(h, w, c) scaled to cover (height, width, c), the middle kept; averages the area under a new pixel."""
     rows, columns = pixels.shape[:2]
     scale = min(columns / width, rows / height)  # old pixels a new one
     # Whole-number steps first: they are cheap, and leave little to the exact part.
@@ -92,7 +92,9 @@ def cover(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _weights(old: int, new: int, start: float, scale: float) -> np.ndarray:
-    """(new, old) float32, rows sum to 1: a triangle as wide as a new pixel, and never narrower than an old one."""
+    """(new, old) float32, rows sum to 1: a triangle as wide as a new pixel, and never narrower than an old
+    one.
+    """
     centres = start + (np.arange(new)[:, None] + 0.5) * scale
     distance = np.abs(np.arange(old)[None, :] + 0.5 - centres) / max(scale, 1.0)
     weights = np.maximum(0.0, 1.0 - distance)

@@ -1,7 +1,8 @@
-"""The sequencer's API, in one place because it changes with every Blender: ranges, free channels, one strip a clip.
+"""The sequencer's API in one place, because it changes with every Blender: ranges, channels, strips.
 
-Written against 4.2 to 5.2: `sequences` became `strips` (4.4), `ImageSequence` became `ImageStrip`, a workspace may
-show another scene than the window's (5.0), and `frame_final_*` became `*_handle` (5.2, the old names go in 6.0).
+Written against 4.2 to 5.2: `sequences` became `strips` (4.4), `ImageSequence` became `ImageStrip`, a
+workspace may show another scene than the window's (5.0), and `frame_final_*` became `*_handle` (5.2, the old
+names go in 6.0).
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def span(strip) -> tuple[int, int]:
 
 
 def selected_span(scene: bpy.types.Scene) -> tuple[int, int]:
-    """(first frame, first frame after) of all selected strips together. Raises StripError if none is selected."""
+    """(first frame, first frame after) of all selected strips together. Raises StripError if none is
+    selected.
+    """
     spans = [span(strip) for strip in top_strips(scene) if strip.select]
     if not spans:
         raise StripError(
@@ -65,10 +68,10 @@ def first_free_channel(scene: bpy.types.Scene, start: int, end: int) -> int:
 
 
 def place_images(scene: bpy.types.Scene, name: str, files: Sequence[Path], start: int):
-    """Puts the files as ONE image-sequence strip at `start` on the first free channel, one frame each, and selects it.
+    """Places the files as ONE strip at `start` on the first free channel, one frame each, and selects it.
 
-    Fits the picture into the scene's resolution. Paths are made relative where the .blend is saved. Raises StripError
-    for no files and for no free channel; the timeline is untouched then.
+    Fits the picture into the scene's resolution. Paths are made relative where the .blend is saved.
+    Raises StripError for no files and for no free channel; the timeline is untouched then.
     """
     if not files:
         raise StripError("0 frames to place; nothing was generated.")

@@ -1,9 +1,10 @@
 """Takes on disk: a folder of PNG frames and `take.json` beside them. Knows files, not `bpy`.
 
-    <root>/<clip>/<take>/0001.png …, take.json        root: `//musev`, or a chosen folder while the .blend is unsaved
+    <root>/<clip>/<take>/0001.png …, take.json        root: `//musev`, or a chosen folder while the .blend
+    is unsaved
 
-A new take is a new folder, never an old one overwritten: the sequencer keeps showing pictures whose files change
-under it, and an artist keeps the take that was better.
+A new take is a new folder, never an old one overwritten: the sequencer keeps showing pictures whose files
+change under it, and an artist keeps the take that was better.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ def discard(take: Path) -> None:
 
 def _explained(error: OSError, path: Path) -> TakeError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        text = f"The disk is full: {path} was not written. Free some space and press Resume; finished frames are kept."
+        text = f"The disk is full: {path} was not written. Free some space and try again; no frame is lost."
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        text = f"No right to write {path} ({error.strerror}). Save the .blend elsewhere, or choose another output folder."
+        text = f"No right to write {path} ({error.strerror}). Save the .blend elsewhere."
     else:
         text = f"{path} can't be written: {error.strerror or error}. Choose another output folder."
     return TakeError(text)

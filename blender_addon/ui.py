@@ -11,8 +11,11 @@ from .engine_link import EngineState
 from .jobs import Job, JobState
 
 STATE_ICON = {
-    JobState.DONE: "CHECKMARK", JobState.FAILED: "ERROR", JobState.CANCELLED: "CANCEL", JobState.HELD: "PAUSE",
-}  # fmt: skip
+    JobState.DONE: "CHECKMARK",
+    JobState.FAILED: "ERROR",
+    JobState.CANCELLED: "CANCEL",
+    JobState.HELD: "PAUSE",
+}
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
@@ -24,7 +27,7 @@ def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NO
 
 def line_width(context: bpy.types.Context) -> int:
     """About how many characters fit on a line of this region."""
-    scale = context.preferences.system.ui_scale
+    scale = context.preferences.system.ui_scale or 1.0  # 0 where there is no window
     return int((context.region.width if context.region else 300) / (7 * scale)) - 8
 
 

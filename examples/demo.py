@@ -97,11 +97,11 @@ def main() -> int:
     bpy.context.preferences.addons[package].preferences.engine_command = quoted
     bpy.ops.musev.engine_start()
     deadline = time.monotonic() + TIME_LIMIT_S
-    while current.engine is not session.EngineState.ON:
+    while current.engine.state is not session.EngineState.ON:
         tick(current)
-        if current.engine is session.EngineState.OFF or time.monotonic() > deadline:
-            raise SystemExit(f"The engine did not start: {current.problem}")
-    server = current.process.pid
+        if current.engine.state is session.EngineState.OFF or time.monotonic() > deadline:
+            raise SystemExit(f"The engine did not start: {current.engine.problem}")
+    server = current.engine.process.pid
     if not bpy.ops.musev.generate.poll():
         raise SystemExit("Generate can't be pressed")
 

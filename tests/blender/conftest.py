@@ -1,7 +1,7 @@
 """Builds the extension's zip, installs it into a temporary user folder and enables it, as an artist does.
 
-The tests then import the installed modules (`bl_ext.user_default.musev`), never the checkout's. One process tests
-one Blender: `python -m pytest tests/blender` with the Python that has that `bpy`.
+The tests then import the installed modules (`bl_ext.user_default.musev`), never the checkout's. One process
+tests one Blender: `python -m pytest tests/blender` with the Python that has that `bpy`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ exit_status = 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # 5.2 warns of the strip properties that 6.0 takes away.
+    config.addinivalue_line(
+        "filterwarnings", "error:.*expected to be removed in Blender.*:DeprecationWarning"
+    )
     sys.path.insert(0, str(ROOT))
     from build_extension import build
 
@@ -66,7 +70,7 @@ def empty_scene() -> bpy.types.Scene:
 
 @pytest.fixture
 def engine(empty_scene):
-    """Starts the fake engine through the extension's own operator: `engine("fail")` gives the session, connected.
+    """Starts the fake engine through the extension's operator: `engine("fail")` gives the session, connected.
 
     Afterwards the engine has ended and the session is empty again.
     """
@@ -92,13 +96,13 @@ def engine(empty_scene):
 
 
 def pump(condition, limit_s: float = 30.0) -> None:
-    """Calls the session's tick, as Blender's timer would, until the condition holds. Fails after `limit_s`."""
+    """Calls the session's tick, as Blender's timer would, until the condition holds. Fails after a while."""
     from bl_ext.user_default.musev import session
 
     deadline = time.monotonic() + limit_s
     while not condition():
         session.current.tick()
         if time.monotonic() > deadline:
-            pytest.fail(f"not so after {limit_s} s: jobs {session.current.jobs}, engine {session.current.engine.state}, "
-                        f"problem {session.current.engine.problem!r}")  # fmt: skip
+            engine = session.current.engine
+            pytest.fail(f"still not so: {session.current.jobs}, {engine.state}, {engine.problem!r}")
         time.sleep(0.001)

@@ -2,9 +2,9 @@
 
     MUSEV_TOKEN=… python fake_engine.py [--do BEHAVIOUR] [--parent-pid PID]
 
-Frame k is `colour(k)` all over. Behaviours: "work"; "wait" (never ends a clip by itself); "fail" after two frames; "drop"
-the connection once, after two frames; "short": says it is done one frame early; "wrong_size"; "old": speaks another
-protocol version; "mute": ends without a greeting.
+Frame k is `colour(k)` all over. Behaviours: "work"; "wait" (never ends a clip by itself); "fail" after two
+frames; "drop" the connection once, after two frames; "short": says it is done one frame early; "wrong_size";
+"old": speaks another protocol version; "mute": ends without a greeting.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from blender_addon import protocol as p
 from websockets.asyncio.server import ServerConnection, serve
+
+from blender_addon import protocol as p
 
 
 def colour(frame: int) -> tuple[int, int, int]:
@@ -91,7 +92,7 @@ class FakeEngine:
             if k >= 2 and self.behaviour == "wait":
                 await asyncio.get_running_loop().create_future()
             if k >= 2 and self.behaviour == "fail":
-                problem = p.Problem("out_of_memory", "The GPU's memory is full", "8 GB", "Use a smaller size.")
+                problem = p.Problem("out_of_memory", "The GPU is full", "8 GB", "Use a smaller size.")
                 await connection.send(p.encode(p.Failed(job, problem)))
                 return
             if k >= 2 and self.behaviour == "drop" and not self.dropped:

@@ -17,7 +17,7 @@ HEAD = ((0.0, 0.0, 1.56), (0.0, 0.0, 1.78))
 
 
 def figure(names, name: str = "Rig", face: bool = False, roll: float = 0.0) -> bpy.types.Object:
-    """An armature whose bones are called as `names` (a pose.RigNames) says, linked to the scene and active."""
+    """An armature whose bones are called as `names` (a pose.RigNames) says, in the scene and active."""
     data = bpy.data.armatures.new(name)
     rig = bpy.data.objects.new(name, data)
     bpy.context.scene.collection.objects.link(rig)

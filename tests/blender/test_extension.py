@@ -1,0 +1,172 @@
+"""The zip as Blender installs it, and the panels as Blender draws them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import bpy
+import pytest
+from bl_ext.user_default.musev import session, strips, ui
+from bl_ext.user_default.musev.engine_link import EngineState
+from bl_ext.user_default.musev.jobs import Job, JobState
+from bl_ext.user_default.musev.protocol import ClipRequest
+from conftest import MODULE, ROOT, USER
+
+
+def test_the_zip_holds_the_extension_and_nothing_else():
+    (built,) = (USER / "dist").glob("*.zip")
+    names = set(zipfile.ZipFile(built).namelist())
+    ours = {path.name for path in (ROOT / "blender_addon").glob("*.py")}
+    wheels = {"wheels/websockets-17.4-py3-none-any.whl"}
+    assert {name for name in names if not name.endswith("/")} == ours | wheels | {
+        "LICENSE",
+        "blender_manifest.toml",
+    }
+
+
+def test_blender_finds_the_built_zip_valid():
+    import build_extension
+
+    (built,) = (USER / "dist").glob("*.zip")
+    subprocess.run([*build_extension.builder(None), "validate", str(built)], check=True)
+
+
+def test_the_bundled_wheel_is_installed():
+    installed = list((USER / "extensions" / ".local").glob("**/websockets/__init__.py"))
+    assert len(installed) == 1
+
+
+def test_nothing_is_imported_with_the_package():
+    """`blender_addon.protocol` must load in the engine's Python, where there is no bpy."""
+    code = "import sys; sys.modules['bpy'] = None; import blender_addon.protocol as p; print(p.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == ROOT / "blender_addon"
+
+
+def test_disabling_takes_everything_away_and_enabling_brings_it_back(empty_scene):
+    bpy.ops.preferences.addon_disable(module=MODULE)
+    assert not hasattr(bpy.types.Scene, "musev") and not hasattr(bpy.types, "MUSEV_PT_clip")
+    assert not bpy.app.timers.is_registered(session._timer)
+    assert session._loaded not in bpy.app.handlers.load_post
+    bpy.ops.preferences.addon_enable(module=MODULE)
+    assert bpy.context.scene.musev.width == ClipRequest.__dataclass_fields__["width"].default
+    fresh = sys.modules[MODULE + ".session"]
+    assert bpy.app.timers.is_registered(fresh._timer) and bpy.app.timers.is_registered(session._timer) == (
+        fresh is session
+    )
+
+
+class Layout:
+    """Takes what a panel draws and notes it; refuses what Blender would refuse to draw."""
+
+    def __init__(self, drawn=None):
+        self.__dict__["drawn"] = [] if drawn is None else drawn
+
+    def __setattr__(self, name, value):
+        assert name in bpy.types.UILayout.bl_rna.properties, name
+
+    def child(self, *_, **__):
+        return Layout(self.drawn)
+
+    row = column = box = child
+
+    def label(self, text="", icon="NONE"):
+        self.check_icon(icon)
+        self.drawn.append(text)
+
+    def prop(self, owner, name, **_):
+        assert name in owner.bl_rna.properties, name
+        self.drawn.append(name)
+
+    def prop_search(self, owner, name, source, collection):
+        assert name in owner.bl_rna.properties and collection in source.bl_rna.properties
+        self.drawn.append(name)
+
+    def template_ID(self, owner, name, open=""):
+        assert name in owner.bl_rna.properties
+        self.drawn.append(name)
+
+    def progress(self, factor, text):
+        assert 0 <= factor <= 1
+        self.drawn.append(text)
+
+    def operator(self, name, text="", icon="NONE"):
+        self.check_icon(icon)
+        area, verb = name.split(".")
+        kind = getattr(getattr(bpy.ops, area), verb).get_rna_type()
+        self.drawn.append(name)
+        return type("Properties", (), dict.fromkeys(kind.properties.keys()))()
+
+    @staticmethod
+    def check_icon(icon):
+        assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items, icon
+
+
+def draw(panel) -> list[str]:
+    """What a panel draws in a sequencer's sidebar."""
+    assert (panel.bl_space_type, panel.bl_region_type, panel.bl_category) == (
+        "SEQUENCE_EDITOR",
+        "UI",
+        "MuseV",
+    )
+    area = bpy.context.window.screen.areas[0]
+    area.type = "SEQUENCE_EDITOR"
+    region = next(region for region in area.regions if region.type == "UI")
+    layout = Layout()
+    with bpy.context.temp_override(area=area, region=region):
+        fake = type("Fake", (), {"layout": layout, "draw_still": getattr(panel, "draw_still", None)})()
+        panel.draw(fake, bpy.context)
+    return layout.drawn
+
+
+def test_the_clip_panel_asks_for_what_the_mode_needs(empty_scene):
+    settings = empty_scene.musev
+    empty_scene.sequence_editor_create()
+    settings.mode = "pose"
+    asked = {"armature", "camera", "still_image", "prompt", "range", "width", "steps", "seed"}
+    assert asked <= set(draw(ui.MUSEV_PT_clip))
+    settings.still_source = "STRIP"
+    assert "still_strip" in draw(ui.MUSEV_PT_clip)
+    settings.mode = "text"
+    drawn = draw(ui.MUSEV_PT_clip)
+    assert not {"armature", "camera", "still_strip", "still_image"} & set(drawn) and "musev.generate" in drawn
+
+
+def test_the_engine_panel_offers_what_can_be_done(empty_scene, monkeypatch):
+    link = session.current.engine
+    assert "musev.engine_start" in draw(ui.MUSEV_PT_engine) and link.state is EngineState.OFF
+    monkeypatch.setattr(link, "_address", ("ws://127.0.0.1:1", "token"))
+    assert {"Engine connecting", "musev.engine_stop"} <= set(draw(ui.MUSEV_PT_engine))
+    monkeypatch.setattr(link, "problem", "The engine ended. " * 20)
+    assert " ".join(draw(ui.MUSEV_PT_engine)).count("The engine ended.") == 20  # whole, over many lines
+
+
+@pytest.mark.parametrize(
+    ("state", "facts", "shown"),
+    [
+        (
+            JobState.RUNNING,
+            {"phase": "VAE", "step": 3, "num_steps": 10, "eta_s": 65.0},
+            "VAE 3/10, 1:05 left",
+        ),
+        (JobState.CAPTURING, {"step": 3, "num_steps": 48}, "reading poses 3/48"),
+        (JobState.QUEUED, {}, "queued"),
+        (JobState.FAILED, {"problem": "Out of memory.", "resumable": True}, "Out of memory."),
+    ],
+)
+def test_the_list_shows_where_a_clip_stands(empty_scene, monkeypatch, tmp_path, state, facts, shown):
+    job = Job("id", "Dancer", "Scene", 1, tmp_path, ClipRequest(mode="text"), {}, state=state, **facts)
+    monkeypatch.setattr(session.current, "jobs", [job])
+    drawn = draw(ui.MUSEV_PT_jobs)
+    assert {"Dancer", shown} <= set(drawn)
+    assert ("musev.cancel" in drawn) == (not job.ended) and ("musev.resume" in drawn) == job.resumable
+
+
+def test_the_panel_says_when_no_scene_is_shown(empty_scene, monkeypatch):
+    monkeypatch.setattr(strips, "shown_scene", lambda context: None)
+    assert draw(ui.MUSEV_PT_clip) == ["The sequencer shows no scene"]
+    assert not bpy.ops.musev.generate.poll()
