@@ -8,6 +8,7 @@ from pathlib import Path
 
 from blender_addon.protocol import ModelInfo
 
+ASSETS = Path(str(resources.files("musev_engine"))) / "assets"
 VAE_FACTOR = 8  # pixels per latent
 
 
@@ -23,8 +24,7 @@ def models_here() -> tuple[ModelInfo, ...]:
     """The models that are shipped in `musev_engine/assets`, each a folder in the hub's layout.
 
     Raises OSError or ValueError where such a folder can't be read."""
-    assets = Path(str(resources.files("musev_engine"))) / "assets"
-    return tuple(_describe(index.parent) for index in sorted(assets.glob("*/model_index.json")))
+    return tuple(_describe(index.parent) for index in sorted(ASSETS.glob("*/model_index.json")))
 
 
 def _describe(folder: Path) -> ModelInfo:

@@ -19,7 +19,6 @@ from blender_addon import protocol
 from blender_addon.protocol import (
     Accepted,
     BlobSlice,
-    Cancel,
     Cancelled,
     ClipRequest,
     Done,
@@ -487,4 +486,4 @@ def test_an_ending_stands_though_the_disk_is_full(store):
 def test_a_full_disk_is_told_as_that():
     assert problem_of(OSError(28, "No space left on device", "x.png")).code == "disk_full"
     assert problem_of(sqlite3.OperationalError("database or disk is full")).code == "disk_full"
-    assert problem_of(Cancel).code == "engine_error"
+    assert problem_of(KeyError("x")).code == "engine_error"
