@@ -61,62 +61,51 @@ def test_disabling_takes_everything_away_and_enabling_brings_it_back(empty_scene
 
 
 class Layout:
-    """Takes what a panel draws and notes it; refuses what Blender would refuse to draw."""
+    """Takes what a panel draws and notes it; refuses the calls that this Blender's layout would refuse."""
 
-    def __init__(self, drawn=None):
-        self.__dict__["drawn"] = [] if drawn is None else drawn
+    RNA = bpy.types.UILayout.bl_rna
+
+    def __init__(self, drawn: list[str]):
+        self.__dict__["drawn"] = drawn
 
     def __setattr__(self, name, value):
-        assert name in bpy.types.UILayout.bl_rna.properties, name
+        assert name in self.RNA.properties, name
 
-    def child(self, *_, **__):
-        return Layout(self.drawn)
+    def __getattr__(self, name):
+        known = [p.identifier for p in self.RNA.functions[name].parameters if not p.is_output]
 
-    row = column = box = child
+        def call(*positional, **named):
+            given = dict(zip(known, positional, strict=False)) | named
+            assert given.keys() <= set(known) and len(positional) <= len(known), (name, given)
+            return self.take(name, given)
 
-    def label(self, text="", icon="NONE"):
-        self.check_icon(icon)
-        self.drawn.append(text)
+        return call
 
-    def prop(self, owner, name, **_):
-        assert name in owner.bl_rna.properties, name
-        self.drawn.append(name)
-
-    def prop_search(self, owner, name, source, collection):
-        assert name in owner.bl_rna.properties and collection in source.bl_rna.properties
-        self.drawn.append(name)
-
-    def template_ID(self, owner, name, open=""):
-        assert name in owner.bl_rna.properties
-        self.drawn.append(name)
-
-    def progress(self, factor, text):
-        assert 0 <= factor <= 1
-        self.drawn.append(text)
-
-    def operator(self, name, text="", icon="NONE"):
-        self.check_icon(icon)
-        area, verb = name.split(".")
-        kind = getattr(getattr(bpy.ops, area), verb).get_rna_type()
-        self.drawn.append(name)
-        return type("Properties", (), dict.fromkeys(kind.properties.keys()))()
-
-    @staticmethod
-    def check_icon(icon):
-        assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items, icon
+    def take(self, name, given):
+        if name in ("row", "column", "box"):
+            return Layout(self.drawn)
+        if "property" in given:
+            assert given["property"] in given["data"].bl_rna.properties, given
+        if "search_property" in given:
+            assert given["search_property"] in given["search_data"].bl_rna.properties, given
+        if "icon" in given:
+            assert given["icon"] in self.RNA.functions["label"].parameters["icon"].enum_items, given
+        assert 0 <= given.get("factor", 0) <= 1
+        self.drawn.append(given.get("property") or given.get("operator") or given["text"])
+        if name == "operator":
+            area, verb = given["operator"].split(".")
+            properties = getattr(getattr(bpy.ops, area), verb).get_rna_type().properties
+            return type("Properties", (), {"__slots__": properties.keys()})()
+        return None
 
 
 def draw(panel) -> list[str]:
     """What a panel draws in a sequencer's sidebar."""
-    assert (panel.bl_space_type, panel.bl_region_type, panel.bl_category) == (
-        "SEQUENCE_EDITOR",
-        "UI",
-        "MuseV",
-    )
+    assert (panel.bl_space_type, panel.bl_region_type) == ("SEQUENCE_EDITOR", "UI")
     area = bpy.context.window.screen.areas[0]
     area.type = "SEQUENCE_EDITOR"
     region = next(region for region in area.regions if region.type == "UI")
-    layout = Layout()
+    layout = Layout([])
     with bpy.context.temp_override(area=area, region=region):
         fake = type("Fake", (), {"layout": layout, "draw_still": getattr(panel, "draw_still", None)})()
         panel.draw(fake, bpy.context)
@@ -170,3 +159,16 @@ def test_the_panel_says_when_no_scene_is_shown(empty_scene, monkeypatch):
     monkeypatch.setattr(strips, "shown_scene", lambda context: None)
     assert draw(ui.MUSEV_PT_clip) == ["The sequencer shows no scene"]
     assert not bpy.ops.musev.generate.poll()
+
+
+def test_the_preferences_ask_for_the_token_only_beside_an_address(empty_scene):
+    preferences = bpy.context.preferences.addons[MODULE].preferences
+
+    def drawn(url):
+        layout = Layout([])
+        facts = {"layout": layout, "engine_url": url, "bl_rna": preferences.bl_rna}
+        type(preferences).draw(type("Fake", (), facts)(), bpy.context)
+        return layout.drawn
+
+    assert drawn("") == ["engine_command", "engine_url", "output_folder"]
+    assert drawn("ws://127.0.0.1:1") == ["engine_command", "engine_url", "token_file", "output_folder"]
