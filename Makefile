@@ -23,7 +23,7 @@ demo: setup
 
 test: setup
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --ignore=tests/blender
 	.venv-blender/bin/python -m pytest tests/blender
 
 test-blenders: setup
