@@ -70,17 +70,18 @@ def main() -> None:
         return (blobs / sha256).read_bytes()
 
     while True:
-        order = orders.next()
+        order, clock = orders.next(), PhaseClock()
         try:
-            make(order.job, order.request, find_engine(engine_path), read_blob, send, orders.cancelled)
+            send(clock.timed(Progress(order.job, "load", 0, 1)))  # the first time, torch is imported now
+            engine = find_engine(engine_path)
+            make(order.job, order.request, engine, read_blob, send, orders.cancelled, clock)
         except Exception as error:  # the one place where exceptions become messages
             traceback.print_exc()
             send(Failed(order.job, problem_of(error)))
 
 
-def make(job, request, engine: Engine, read_blob, send, cancelled: Callable[[str], bool]) -> None:
-    """Make one clip, and send all that comes of it, the ending included."""
-    clock = PhaseClock()
+def make(job, request, engine: Engine, read_blob, send, cancelled: Callable[[str], bool], clock) -> None:
+    """Make one clip, and send all that comes of it, the ending included. clock: a PhaseClock."""
     events = engine(job, request, read_blob)
     try:
         for event in events:

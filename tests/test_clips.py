@@ -24,7 +24,7 @@ from musev_engine.errors import EngineError
 from musev_engine.training import autoencoder, denoiser, mini
 from musev_engine.training.words import write_tokenizer
 from server import cli, clips, models
-from server.worker_process import make, problem_of
+from server.worker_process import PhaseClock, make, problem_of
 
 JOB = "0" * 8 + "-0000" * 3 + "-" + "0" * 12
 
@@ -68,7 +68,7 @@ def inputs(num_frames):
 def test_a_clip_is_made_from_a_still_and_poses(shipped):
     request, blobs = inputs(14)
     sent = []
-    make(JOB, request, clips.make_clip, blobs.__getitem__, sent.append, cancelled=lambda job: False)
+    make(JOB, request, clips.make_clip, blobs.__getitem__, sent.append, lambda job: False, PhaseClock())
     assert isinstance(sent[-1], Done)
     assert sent[-1].model_licence == "cc0-1.0" and len(sent[-1].model_sha256) == 64
     assert [m.frame for m in sent if isinstance(m, FrameReady)] == list(range(14))
@@ -82,7 +82,7 @@ def test_a_clip_is_made_from_a_still_and_poses(shipped):
     assert any(m.eta_s is not None for m in progress)
 
     again = []
-    make(JOB, request, clips.make_clip, blobs.__getitem__, again.append, cancelled=lambda job: False)
+    make(JOB, request, clips.make_clip, blobs.__getitem__, again.append, lambda job: False, PhaseClock())
     pixels = [[m.data for m in run if isinstance(m, FrameReady)] for run in (sent, again)]
     assert pixels[0] == pixels[1]
 
@@ -94,7 +94,7 @@ def test_cancel_stops_between_windows(shipped):
     def cancelled(job):
         return any(isinstance(m, Progress) and m.window for m in sent)
 
-    make(JOB, request, clips.make_clip, blobs.__getitem__, sent.append, cancelled)
+    make(JOB, request, clips.make_clip, blobs.__getitem__, sent.append, cancelled, PhaseClock())
     assert type(sent[-1]).__name__ == "Cancelled"
     assert not any(isinstance(m, (FrameReady, Done)) for m in sent)
 
