@@ -131,6 +131,21 @@ def test_the_estimated_face_lies_where_rigify_puts_it_and_turns_with_the_head(em
         assert guessed[face] == pytest.approx(measured[face], abs=0.5)
 
 
+def test_the_full_human_gives_the_same_points_before_and_after_generating(empty_scene):
+    bpy.ops.preferences.addon_enable(module="rigify")
+    bpy.ops.object.armature_human_metarig_add()
+    metarig = bpy.context.object
+    bpy.ops.pose.rigify_generate()
+    rig = next(o for o in bpy.data.objects if o.type == "ARMATURE" and o is not metarig)
+    camera()
+    anchors = pose.resolve(rig)
+    assert {anchors.bones[BODY[point]] for point in ("nose", "left_eye", "right_ear")} == {
+        "DEF-nose.002", "ORG-eye.L", "DEF-ear.R",
+    }  # fmt: skip
+    before, after = read(empty_scene, metarig, 512, 512), read(empty_scene, rig, 512, 512)
+    assert after == pytest.approx(before, abs=1.0)
+
+
 def test_a_generated_rigify_rig_follows_its_controls(empty_scene):
     bpy.ops.preferences.addon_enable(module="rigify")
     bpy.ops.object.armature_basic_human_metarig_add()
