@@ -317,15 +317,20 @@ def test_the_engine_ends_when_its_parent_is_gone_and_its_queue_is_empty(tmp_path
     command = [*serve_command(tmp_path / "state"), "--parent-pid", str(parent.pid)]
     environment = os.environ | {"MUSEV_TOKEN": "secret"}
     engine = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
-    talk = Conversation(greeted(engine).url, "secret")
-    job = talk.submit(text_request("endless"))
-    talk.until(Preview, job)
-    parent.communicate(b"\n")
-    talk.until(Progress, job, count=len(talk.of(Progress, job)) + 200)  # a second's work of an orphan
-    assert engine.poll() is None
-    talk.client.cancel(job)
-    talk.until(Cancelled, job)
-    assert engine.wait(BOUND_S) == 0
+    try:
+        talk = Conversation(greeted(engine).url, "secret")
+        job = talk.submit(text_request("endless"))
+        talk.until(Preview, job)
+        parent.communicate(b"\n")
+        talk.until(Progress, job, count=len(talk.of(Progress, job)) + 200)  # a second's work of an orphan
+        assert engine.poll() is None
+        talk.client.cancel(job)
+        talk.until(Cancelled, job)
+        assert engine.wait(BOUND_S) == 0
+    finally:
+        parent.kill()
+        engine.kill()
+        engine.wait(BOUND_S)
 
 
 def test_what_was_promised_survives_kill_9(tmp_path):
