@@ -6,6 +6,7 @@ here too, their size checked before memory is taken for them.
 
 import io
 from collections.abc import Iterator
+from math import ceil
 
 import cv2
 import numpy as np
@@ -49,17 +50,26 @@ def decode_still(data: bytes, max_pixels: int = MAX_STILL_PIXELS) -> np.ndarray:
         ) from error
 
 
-def fit_still(still: np.ndarray, width: int, height: int) -> np.ndarray:
+def fit_still(
+    still: np.ndarray,
+    width: int,
+    height: int,
+    compat: str = "",
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> np.ndarray:
     """Cut a still, uint8 (h, w, 3), to the target's proportions about its middle and scale it: uint8
-    (height, width, 3). A still of the right size comes back as it is."""
-    if still.shape[:2] == (height, width):
+    (height, width, 3). A still of the right size comes back as it is; with compat="musev" it loses its last
+    column and row and is scaled all the same, as every picture does there."""
+    if still.shape[:2] == (height, width) and compat != "musev":
         return still
     full_height, full_width = still.shape[:2]
     scale = min(full_width / width, full_height / height)
     left, top = (full_width - width * scale) / 2, (full_height - height * scale) / 2
-    box = (left, top, left + width * scale, top + height * scale)
-    picture = Image.fromarray(still).resize((width, height), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(picture)
+    box = (left, top, full_width - left, full_height - top)
+    if compat == "musev":
+        left, top, right, bottom = map(ceil, box)
+        still, box = still[top : min(bottom, full_height - 1), left : min(right, full_width - 1)], None
+    return np.asarray(Image.fromarray(still).resize((width, height), resample, box=box))
 
 
 def to_tensor(frames: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:

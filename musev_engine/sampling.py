@@ -93,7 +93,7 @@ def denoise(
                 f"the prediction at step {step + 1} of {len(timesteps)} isn't finite; "
                 "run the model in float32 or bfloat16, or lower guidance_scale"
             )
-        latents, original = _step(
+        latents, original = scheduler_step(
             scheduler, noise_pred, t, latents, generator, eta, noise_type, w_ind_noise, compat
         )
         yield Denoised(
@@ -190,7 +190,7 @@ GUIDANCE_METHODS: dict[str, Callable[[float, float, int], list[float]]] = {
 }
 
 
-def _step(
+def scheduler_step(
     scheduler: SchedulerMixin,
     noise_pred: torch.Tensor,
     t: torch.Tensor,
