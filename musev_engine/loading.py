@@ -21,7 +21,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from musev_engine.errors import EngineError
-from musev_engine.models.config import SD15, unet_config
+from musev_engine.models.config import SD15, VARIANTS, unet_config
 from musev_engine.models.projections import ImageProjModel
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
@@ -91,9 +91,15 @@ def load_models(
     if torch.device(device).type == "cpu":
         dtype = torch.float32
     loaders = _LOADERS
-    if (folder / "motion").is_dir():
+    if (folder / "motion").is_dir():  # MuseV's own layout
         parts = _musev_parts(folder, motion, t2i)
-        loaders = loaders | {"unet": partial(_load_motion_unet, motion=motion, t2i_unet=parts["t2i_unet"])}
+        config = _motion_config(parts["unet"], motion)
+        own = {
+            "unet": partial(_load_motion_unet, config=config, t2i_unet=parts["t2i_unet"]),
+            # the config.json beside its weights holds class defaults; it is as large as the UNet
+            "referencenet": partial(_load_referencenet, config={key: config[key] for key in SD15}),
+        }
+        loaders = loaders | own
     else:
         parts = _hub_parts(folder)
     made = {
@@ -128,7 +134,7 @@ def _hub_parts(folder: Path) -> dict[str, Path]:
 
 def _musev_parts(folder: Path, motion: str, t2i: str | None) -> dict[str, Path]:
     """The same for MuseV's `checkpoints` folder (its README's layout)."""
-    motions = sorted(path.name for path in (folder / "motion").iterdir() if path.is_dir())
+    motions = sorted(path.name for path in (folder / "motion").iterdir() if path.name in VARIANTS)
     if motion not in motions:
         raise _refusal(
             f"{folder / 'motion'} has no such motion model", motion, f"Choose one of {', '.join(motions)}."
@@ -162,16 +168,22 @@ def _load_unet(folder: Path, **place) -> UNet3D:
     )
 
 
-def _load_motion_unet(folder: Path, motion: str, t2i_unet: Path, **place) -> UNet3D:
+def _motion_config(folder: Path, motion: str) -> dict:
+    """Sizes are the file's; what sets the motion models apart goes by their name, as in MuseV."""
+    published = _read_json(folder / "config.json")
+    sizes = (*SD15, "out_channels", "up_block_types")
+    return unet_config(motion, **{key: published[key] for key in sizes if key in published})
+
+
+def _load_motion_unet(folder: Path, config: dict, t2i_unet: Path, **place) -> UNet3D:
     """MuseV's motion layers with the image model's own weights over them."""
     state = _weights(folder) | _weights(t2i_unet)
-    return _fill(_build(UNet3D, unet_config(motion), folder), state, folder, **place)
+    return _fill(_build(UNet3D, config, folder), state, folder, **place)
 
 
-def _load_referencenet(folder: Path, **place) -> ReferenceNet:
-    published = folder.parent.parent.name == "motion"  # its config.json holds class defaults: see config.py
-    config = SD15 if published else _read_json(folder / "config.json")
-    return _fill(_build(ReferenceNet, config, folder), _weights(folder), folder, **place)
+def _load_referencenet(folder: Path, config: dict | None = None, **place) -> ReferenceNet:
+    network = _build(ReferenceNet, config or _read_json(folder / "config.json"), folder)
+    return _fill(network, _weights(folder), folder, **place)
 
 
 def _load_vae(folder: Path, **place) -> AutoencoderKL:
