@@ -1,6 +1,7 @@
 """Makes the demo's scene: a dancer with Rigify's bone names, 48 frames at 24 a second, and a still of her.
 
-    .venv-blender/bin/python examples/dancer.py FOLDER     (or from Blender: blender -b --python examples/dancer.py -- FOLDER)
+    .venv-blender/bin/python examples/dancer.py FOLDER
+    blender -b --python examples/dancer.py -- FOLDER
 
 Leaves FOLDER/dancer.blend and FOLDER/still.png. The still shows the dancer standing, at no moment of the dance.
 """
@@ -64,7 +65,9 @@ def build(folder: Path) -> Path:
     rig = build_character(LOOK, "Dancer")
     build_set(wall=(0.42, 0.66, 0.62), floor=(0.30, 0.47, 0.44))
     light_set(azimuth=0.4)
-    aim_camera(azimuth=math.radians(8), elevation=0.12, distance=LOOK.height * 1.95, target_z=LOOK.height * 0.54)
+    aim_camera(
+        azimuth=math.radians(8), elevation=0.12, distance=LOOK.height * 1.95, target_z=LOOK.height * 0.54
+    )
 
     apply_pose(rig, LOOK, STANDING, 0.0)
     scene.render.filepath = str(folder / "still.png")

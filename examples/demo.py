@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+sys.path.insert(0, str(ROOT))
 ENGINE_PYTHON = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 TIME_LIMIT_S = 600
 
@@ -46,7 +46,9 @@ def peak_megabytes(pid: int) -> float | None:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return None
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
+    return next(
+        (int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), None
+    )
 
 
 def descendants(pid: int) -> list[int]:
@@ -64,6 +66,13 @@ def main() -> int:
     out.mkdir()
     watch = Stopwatch()
 
+    watch.start("make the dancer's scene")
+    subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "dancer.py"), str(out)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
     watch.start("build the extension")
     import build_extension
 
@@ -77,14 +86,12 @@ def main() -> int:
         filepath=str(archive), repo="user_default", enable_on_install=True, overwrite=True
     )
     package = "bl_ext.user_default.musev"
-    session = importlib.import_module(f"{package}.session")
-    current = session.current
+    current = importlib.import_module(f"{package}.session").current
+    engine_state = importlib.import_module(f"{package}.engine_link").EngineState
+    job_state = importlib.import_module(f"{package}.jobs").JobState
 
-    watch.start("make the dancer's scene")
-    import dancer
-
-    blend = dancer.build(out)
-    bpy.ops.wm.open_mainfile(filepath=str(blend))
+    watch.start("open the dancer's scene")
+    bpy.ops.wm.open_mainfile(filepath=str(out / "dancer.blend"))
     scene = bpy.context.scene
     scene.musev.mode = "pose"
     scene.musev.armature = scene.objects["Dancer"]
@@ -97,16 +104,16 @@ def main() -> int:
     bpy.context.preferences.addons[package].preferences.engine_command = quoted
     bpy.ops.musev.engine_start()
     deadline = time.monotonic() + TIME_LIMIT_S
-    while current.engine.state is not session.EngineState.ON:
+    while current.engine.state is not engine_state.ON:
         tick(current)
-        if current.engine.state is session.EngineState.OFF or time.monotonic() > deadline:
+        if current.engine.state is engine_state.OFF or time.monotonic() > deadline:
             raise SystemExit(f"The engine did not start: {current.engine.problem}")
     server = current.engine.process.pid
     if not bpy.ops.musev.generate.poll():
         raise SystemExit("Generate can't be pressed")
 
     bpy.ops.musev.generate()
-    job, told, phase, seen, first_frame = current.jobs[-1], "", "", {server}, None
+    job, told, phase, seen = current.jobs[-1], "", "", {server}
     while not job.ended:
         if (now := job.phase or job.state.value) != phase:
             phase = now
@@ -120,7 +127,7 @@ def main() -> int:
             told = line
         if time.monotonic() > deadline:
             raise SystemExit(f"The clip is not done after {TIME_LIMIT_S} s: {told}")
-    if job.state is not session.JobState.DONE:
+    if job.state is not job_state.DONE:
         raise SystemExit(f"The clip ended as {job.state.value}: {job.problem}")
     memory = {pid: peak_megabytes(pid) for pid in seen}
     save_poses(package, scene, out / "poses.npy")
@@ -145,12 +152,21 @@ def main() -> int:
     for name, seconds in watch.phases.items():
         print(f"{seconds:7.1f}  {name}")
     print(f"{sum(watch.phases.values()):7.1f}  in all\n")
-    print(f"frames per second: {job.request.num_frames / made:.1f} ({job.request.num_frames} frames in {made:.1f} s)")
+    print(
+        f"frames per second: {job.request.num_frames / made:.1f} ({job.request.num_frames} frames in {made:.1f} s)"
+    )
     told_memory = [f"{mb:.0f} MB" for mb in (memory.pop(server, None),) if mb]
     told_memory += [f"{mb:.0f} MB" for mb in sorted((mb for mb in memory.values() if mb), reverse=True)[:1]]
-    print(f"peak memory, engine's server and worker: {' and '.join(told_memory) or 'not told by this system'}")
-    print(f"longest tick of Blender's main thread: {current.longest_tick_s * 1000:.1f} ms")
-    print(f"left in {out.relative_to(ROOT)}/: dancer.blend, musev/ (the take), frames/, clip.mp4, contact_sheet.png")
+    print(
+        f"peak memory, engine's server and worker: {' and '.join(told_memory) or 'not told by this system'}"
+    )
+    print(
+        f"longest tick of Blender's main thread: {current.longest_tick_s * 1000:.1f} ms; "
+        f"placing the strip: {current.longest_place_s * 1000:.1f} ms"
+    )
+    print(
+        f"left in {out.relative_to(ROOT)}/: dancer.blend, musev/ (the take), frames/, clip.mp4, contact_sheet.png"
+    )
     return 0
 
 
@@ -167,7 +183,9 @@ def save_poses(package: str, scene, path: Path) -> None:
     pose = importlib.import_module(f"{package}.pose")
     people = (pose.resolve(scene.musev.armature),)
     frames = tuple(range(scene.frame_start, scene.frame_end + 1))
-    capture = pose.Capture(scene.name, people, scene.camera.name, scene.musev.width, scene.musev.height, frames)
+    capture = pose.Capture(
+        scene.name, people, scene.camera.name, scene.musev.width, scene.musev.height, frames
+    )
     while not capture.advance(time.perf_counter() + 1.0):
         pass
     np.save(path, np.stack(capture.read))
@@ -181,11 +199,15 @@ def render(scene, path: Path, sequencer: bool) -> None:
     settings.use_sequencer, settings.use_file_extension = sequencer, True
     if path.suffix == ".mp4":
         image.file_format = "FFMPEG"
-        settings.ffmpeg.format, settings.ffmpeg.codec, settings.ffmpeg.constant_rate_factor = "MPEG4", "H264", "HIGH"
+        settings.ffmpeg.format, settings.ffmpeg.codec, settings.ffmpeg.constant_rate_factor = (
+            "MPEG4",
+            "H264",
+            "HIGH",
+        )
         settings.filepath = str(path)
     else:
         image.file_format, image.color_mode = "PNG", "RGB"
-        settings.filepath = str(path / "")  + os.sep
+        settings.filepath = str(path) + os.sep
     bpy.ops.render.render(animation=True)
     image.file_format = "PNG"
 

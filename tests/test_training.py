@@ -89,7 +89,9 @@ def _train(folder, stop_at=None):
         torch.manual_seed(step)
         return (module(torch.randn(8, 3)) - 1).square().mean()
 
-    train("test", module, loss_of, Schedule(6, 0.1, warm_up=2), folder / "test.pt", lambda path: None, every=3)
+    train(
+        "test", module, loss_of, Schedule(6, 0.1, warm_up=2), folder / "test.pt", lambda path: None, every=3
+    )
     return module.state_dict()
 
 
@@ -135,7 +137,9 @@ def test_each_stage_learns_its_own_layers(clips, tmp_path):
         loss = denoiser.denoising_loss(model, scheduler, batch, "cpu", along_time)
         loss.backward()
         assert torch.isfinite(loss)
-        moved = any(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "temp_" in n)
+        moved = any(
+            p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "temp_" in n
+        )
         assert moved == along_time
 
     mini.pack(model, vae, tmp_path / "tokenizer", tmp_path / "packed", "---\nlicense: cc0-1.0\n---\n")

@@ -79,14 +79,19 @@ def autoencoder_loss(model: Autoencoder, pixels: torch.Tensor, masks: torch.Tens
     error = drawn - pixels
     loss = (weight * (error.abs() + 2 * error.square())).mean()
     for dim in (2, 3):
-        loss = loss + 0.5 * (torch.diff(error, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()
+        loss = (
+            loss
+            + 0.5 * (torch.diff(error, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()
+        )
     loss = loss + 8 * F.mse_loss(F.avg_pool2d(drawn, 8), F.avg_pool2d(pixels, 8))
     mean = posterior.mean.float()
     loss = loss + 4 * F.mse_loss(model.probe(mean), F.avg_pool2d(pixels, 8))
     return loss + 1e-3 * F.relu(mean.square().mean() - 1) + 1e-5 * mean.square().mean()
 
 
-def train_autoencoder(clips: Clips, folder: Path, schedule: Schedule, device: str, seed: int, batch: int = 24) -> AutoencoderKL:
+def train_autoencoder(
+    clips: Clips, folder: Path, schedule: Schedule, device: str, seed: int, batch: int = 24
+) -> AutoencoderKL:
     """Trains (or resumes) and returns the VAE, its latents already of unit variance times 1 / scaling_factor."""
     torch.manual_seed(seed)
     model = Autoencoder().to(device, memory_format=torch.channels_last)
@@ -96,7 +101,11 @@ def train_autoencoder(clips: Clips, folder: Path, schedule: Schedule, device: st
         """Windows round the person at first: most of a whole picture is a plain wall, which is soon learnt."""
         torch.manual_seed(seed + step)
         rng = np.random.default_rng((seed, step))
-        pixels, masks = picture_batch(clips, rng, batch, crop=64) if progress < 0.75 else picture_batch(clips, rng, batch // 2)
+        pixels, masks = (
+            picture_batch(clips, rng, batch, crop=64)
+            if progress < 0.75
+            else picture_batch(clips, rng, batch // 2)
+        )
         pixels = pixels.to(device, memory_format=torch.channels_last)
         return autoencoder_loss(model, pixels, masks.to(device))
 
@@ -105,7 +114,15 @@ def train_autoencoder(clips: Clips, folder: Path, schedule: Schedule, device: st
             drawn = model.vae(shown.to(device)).sample.float().cpu()
         mse = (drawn.clamp(-1, 1) - shown).square().mean(dim=(1, 2, 3)) / 4
         print(f"\nVAE: {(-10 * mse.log10()).mean():.2f} dB", flush=True)
-        rows = torch.cat([shown, drawn.clamp(-1, 1)], dim=2).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        rows = (
+            torch.cat([shown, drawn.clamp(-1, 1)], dim=2)
+            .add(1)
+            .mul(127.5)
+            .round()
+            .byte()
+            .permute(0, 2, 3, 1)
+            .numpy()
+        )
         cv2.imwrite(str(path), np.hstack(list(rows))[..., ::-1])
 
     train("VAE", model, loss_of, schedule, folder / "vae.pt", sheet)

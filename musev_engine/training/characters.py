@@ -22,7 +22,11 @@ from mathutils import Matrix, Quaternion, Vector
 Colour = tuple[float, float, float]
 
 SKIN_TONES: tuple[Colour, ...] = (
-    (0.96, 0.84, 0.74), (0.89, 0.70, 0.56), (0.76, 0.56, 0.42), (0.55, 0.37, 0.26), (0.36, 0.23, 0.17),
+    (0.96, 0.84, 0.74),
+    (0.89, 0.70, 0.56),
+    (0.76, 0.56, 0.42),
+    (0.55, 0.37, 0.26),
+    (0.36, 0.23, 0.17),
 )
 
 
@@ -67,11 +71,32 @@ class Motion:
 
 
 # Channels a motion may drive; `.L` and `.R` mirror each other, so equal values are a symmetric pose.
-# arm_out lifts the arm sideways, arm_fwd swings it forward, elbow bends it (elbow_plane 0 = to the front, 1 = upward and inward).
+# arm_out lifts the arm sideways, arm_fwd swings it forward, elbow bends it (elbow_plane 0: to the front, 1: upward
+# and inward).
 CHANNELS = (
-    "arm_out.L", "arm_out.R", "arm_fwd.L", "arm_fwd.R", "elbow.L", "elbow.R", "elbow_plane.L", "elbow_plane.R",
-    "leg_out.L", "leg_out.R", "leg_fwd.L", "leg_fwd.R", "knee.L", "knee.R",
-    "lean", "bend", "twist", "nod", "turn_head", "tilt_head", "yaw", "sway", "crouch",
+    "arm_out.L",
+    "arm_out.R",
+    "arm_fwd.L",
+    "arm_fwd.R",
+    "elbow.L",
+    "elbow.R",
+    "elbow_plane.L",
+    "elbow_plane.R",
+    "leg_out.L",
+    "leg_out.R",
+    "leg_fwd.L",
+    "leg_fwd.R",
+    "knee.L",
+    "knee.R",
+    "lean",
+    "bend",
+    "twist",
+    "nod",
+    "turn_head",
+    "tilt_head",
+    "yaw",
+    "sway",
+    "crouch",
 )
 
 
@@ -164,7 +189,11 @@ def random_motion(rng: np.random.Generator, kind: str | None = None) -> Motion:
         joints[f"arm_out.{other}"] = (u(0.6, 1.2), u(0.2, 0.6), 1, phase)
         joints["yaw"] = (u(-1.3, 1.3), u(0, 0.3), 0.5, u())
     elif kind == "sway":
-        joints |= {"lean": (0, u(0.2, 0.4), 1, phase), "sway": (0, u(0.1, 0.25), 1, phase), "twist": (0, u(0, 0.4), 1, u())}
+        joints |= {
+            "lean": (0, u(0.2, 0.4), 1, phase),
+            "sway": (0, u(0.1, 0.25), 1, phase),
+            "twist": (0, u(0, 0.4), 1, u()),
+        }
     elif kind == "reach":
         for side in "LR":
             joints[f"arm_out.{side}"] = (u(0.2, 1.2), u(0, 0.8), 1, u())
@@ -194,13 +223,17 @@ class _Solid:
             self.colours.append(colour)
         return self.colours.index(colour)
 
-    def lathe(self, bone: str, colour: Colour, axis: Matrix, profile: list[tuple[float, float]], flat: float = 1.0) -> None:
+    def lathe(
+        self, bone: str, colour: Colour, axis: Matrix, profile: list[tuple[float, float]], flat: float = 1.0
+    ) -> None:
         """A surface of revolution: `profile` lists (position along the axis' Z, radius); `flat` scales its Y."""
         first, ring = len(self.vertices), self.SEGMENTS
         for z, radius in profile:
             for k in range(ring):
                 angle = 2 * math.pi * k / ring
-                self.vertices.append(axis @ Vector((radius * math.cos(angle), flat * radius * math.sin(angle), z)))
+                self.vertices.append(
+                    axis @ Vector((radius * math.cos(angle), flat * radius * math.sin(angle), z))
+                )
         for j in range(len(profile) - 1):
             for k in range(ring):
                 a, b = first + j * ring + k, first + j * ring + (k + 1) % ring
@@ -211,7 +244,9 @@ class _Solid:
         self.face_materials += [self._material(colour)] * new_faces
         self.bones.setdefault(bone, []).extend(range(first, len(self.vertices)))
 
-    def capsule(self, bone: str, colour: Colour, start: Vector, end: Vector, r0: float, r1: float, flat: float = 1.0) -> None:
+    def capsule(
+        self, bone: str, colour: Colour, start: Vector, end: Vector, r0: float, r1: float, flat: float = 1.0
+    ) -> None:
         """A rounded limb from `start` (radius r0) to `end` (radius r1)."""
         direction = end - start
         axis = Matrix.Translation(start) @ _towards(direction)
@@ -220,7 +255,15 @@ class _Solid:
         profile += [(direction.length + r1 * math.sin(a), r1 * math.cos(a)) for a in reversed(arc)]
         self.lathe(bone, colour, axis, profile, flat)
 
-    def ball(self, bone: str, colour: Colour, centre: Vector, radius: Vector | float, lower: float = -85, upper: float = 85) -> None:
+    def ball(
+        self,
+        bone: str,
+        colour: Colour,
+        centre: Vector,
+        radius: Vector | float,
+        lower: float = -85,
+        upper: float = 85,
+    ) -> None:
         """An ellipsoid, or the part of it between two latitudes in degrees."""
         size = Vector((radius,) * 3) if isinstance(radius, float) else radius
         axis = Matrix.Translation(centre) @ Matrix.Diagonal((*size, 1.0))
@@ -249,7 +292,11 @@ def joints_of(look: Look) -> dict[str, tuple[Vector, Vector, str | None]]:
         "spine.003": (Vector((0, 0, chest)), Vector((0, 0, neck)), "spine.001"),
         "spine.004": (Vector((0, 0, neck)), Vector((0, 0, neck + 0.3 * r)), "spine.003"),
         "spine.006": (Vector((0, 0, neck + 0.3 * r)), Vector((0, 0, h)), "spine.004"),
-        "nose.002": (Vector((0, front * 1.15, head_centre - 0.05 * r)), Vector((0, front * 1.3, head_centre - 0.05 * r)), "spine.006"),
+        "nose.002": (
+            Vector((0, front * 1.15, head_centre - 0.05 * r)),
+            Vector((0, front * 1.3, head_centre - 0.05 * r)),
+            "spine.006",
+        ),
     }
     upper, fore = 0.165 * h, 0.15 * h
     for side, s in (("L", 1.0), ("R", -1.0)):
@@ -278,44 +325,112 @@ def _body(look: Look, bones: dict[str, tuple[Vector, Vector, str | None]]) -> _S
     solid, g, h, r = _Solid(), look.girth, look.height, look.head
     head_centre = Vector((0, 0, h - r))
     solid.ball("spine.006", look.skin, head_centre, Vector((r, r * 0.95, r)))
-    solid.ball("spine.006", look.skin, bones["nose.002"][0] + Vector((0, 0.03 * r, 0)), Vector((0.13 * r, 0.22 * r, 0.16 * r)))
-    solid.capsule("spine.004", look.skin, bones["spine.004"][0] - Vector((0, 0, 0.03)), bones["spine.006"][0], 0.045 * g, 0.045 * g)
+    solid.ball(
+        "spine.006",
+        look.skin,
+        bones["nose.002"][0] + Vector((0, 0.03 * r, 0)),
+        Vector((0.13 * r, 0.22 * r, 0.16 * r)),
+    )
+    solid.capsule(
+        "spine.004",
+        look.skin,
+        bones["spine.004"][0] - Vector((0, 0, 0.03)),
+        bones["spine.006"][0],
+        0.045 * g,
+        0.045 * g,
+    )
     for side in "LR":
-        solid.ball("spine.006", (0.05, 0.05, 0.06), bones[f"eye.{side}"][1], Vector((0.14 * r, 0.1 * r, 0.17 * r)))
+        solid.ball(
+            "spine.006", (0.05, 0.05, 0.06), bones[f"eye.{side}"][1], Vector((0.14 * r, 0.1 * r, 0.17 * r))
+        )
     if look.hair_style != "bald":
         back = head_centre + Vector((0, 0.12 * r, 0.12 * r))
         solid.ball("spine.006", look.hair, back, Vector((1.07 * r, 1.04 * r, 1.02 * r)), lower=8)
-        solid.ball("spine.006", look.hair, head_centre + Vector((0, 0.3 * r, 0)), Vector((0.98 * r, 0.85 * r, 0.98 * r)))
+        solid.ball(
+            "spine.006",
+            look.hair,
+            head_centre + Vector((0, 0.3 * r, 0)),
+            Vector((0.98 * r, 0.85 * r, 0.98 * r)),
+        )
     if look.hair_style == "long":
-        solid.capsule("spine.006", look.hair, head_centre + Vector((0, 0.5 * r, 0)), head_centre + Vector((0, 0.6 * r, -1.5 * r)), 0.85 * r, 0.55 * r, 0.5)
+        solid.capsule(
+            "spine.006",
+            look.hair,
+            head_centre + Vector((0, 0.5 * r, 0)),
+            head_centre + Vector((0, 0.6 * r, -1.5 * r)),
+            0.85 * r,
+            0.55 * r,
+            0.5,
+        )
     elif look.hair_style == "bun":
         solid.ball("spine.006", look.hair, head_centre + Vector((0, 0.35 * r, 1.15 * r)), 0.45 * r)
     elif look.hair_style == "hat":
         tilt = Matrix.Translation(head_centre + Vector((0, 0.05 * r, 0.45 * r)))
-        solid.lathe("spine.006", look.hair, tilt, [(0, 1.5 * r), (0.08 * r, 1.5 * r), (0.1 * r, 1.0 * r), (0.8 * r, 0.85 * r), (0.85 * r, 0.8 * r)])
+        solid.lathe(
+            "spine.006",
+            look.hair,
+            tilt,
+            [(0, 1.5 * r), (0.08 * r, 1.5 * r), (0.1 * r, 1.0 * r), (0.8 * r, 0.85 * r), (0.85 * r, 0.8 * r)],
+        )
     # torso: chest and belly in the shirt's colour, pelvis in the trousers'
     chest, hip = bones["spine.003"][0], bones["spine"][0]
     width = look.shoulders * 0.80
     top = bones["spine.003"][1] - Vector((0, 0, 0.05 * h))
     solid.capsule("spine.003", look.shirt, chest, top, width * 0.92, width * 0.98, flat=0.62)
-    solid.capsule("spine.001", look.shirt, hip + Vector((0, 0, 0.05 * h)), chest, width * 0.8, width * 0.9, flat=0.66)
-    solid.capsule("spine", look.trousers, hip, hip + Vector((0, 0, 0.04 * h)), look.hips * 1.45, look.hips * 1.5, flat=0.75)
+    solid.capsule(
+        "spine.001", look.shirt, hip + Vector((0, 0, 0.05 * h)), chest, width * 0.8, width * 0.9, flat=0.66
+    )
+    solid.capsule(
+        "spine",
+        look.trousers,
+        hip,
+        hip + Vector((0, 0, 0.04 * h)),
+        look.hips * 1.45,
+        look.hips * 1.5,
+        flat=0.75,
+    )
     if look.bottom == "skirt":
         drop = 0.24 * h
         axis = Matrix.Translation(hip - Vector((0, 0, drop)))
-        solid.lathe("spine", look.trousers, axis, [(0, 0.19 * g * look.baggy), (drop, look.hips * 1.5), (drop + 0.02, look.hips * 1.2)], 0.85)
+        solid.lathe(
+            "spine",
+            look.trousers,
+            axis,
+            [(0, 0.19 * g * look.baggy), (drop, look.hips * 1.5), (drop + 0.02, look.hips * 1.2)],
+            0.85,
+        )
     for side in "LR":
         arm, fore, hand = bones[f"upper_arm.{side}"], bones[f"forearm.{side}"], bones[f"hand.{side}"]
         sleeve, cuff = look.sleeves != "none", look.sleeves == "long"
-        solid.capsule(f"upper_arm.{side}", look.shirt if sleeve else look.skin, arm[0], arm[1], 0.054 * g, 0.045 * g)
+        solid.capsule(
+            f"upper_arm.{side}", look.shirt if sleeve else look.skin, arm[0], arm[1], 0.054 * g, 0.045 * g
+        )
         solid.ball(f"shoulder.{side}", look.shirt, arm[0], 0.062 * g)
-        solid.capsule(f"forearm.{side}", look.shirt if cuff else look.skin, fore[0], fore[1], 0.044 * g, 0.036 * g)
+        solid.capsule(
+            f"forearm.{side}", look.shirt if cuff else look.skin, fore[0], fore[1], 0.044 * g, 0.036 * g
+        )
         solid.capsule(f"hand.{side}", look.skin, hand[0], hand[1], 0.042 * g, 0.038 * g)
         thigh, shin, foot = bones[f"thigh.{side}"], bones[f"shin.{side}"], bones[f"foot.{side}"]
         wide = g * (look.baggy if look.bottom == "trousers" else 1.0)
-        solid.capsule(f"thigh.{side}", look.skin if look.bottom == "skirt" else look.trousers, thigh[0], thigh[1], 0.078 * wide, 0.06 * wide)
-        solid.capsule(f"shin.{side}", look.trousers if look.bottom == "trousers" else look.skin, shin[0], shin[1], 0.058 * wide, 0.045 * wide)
-        solid.capsule(f"foot.{side}", look.shoes, foot[0] + Vector((0, 0.02, -0.02)), foot[1], 0.055 * g, 0.048 * g)
+        solid.capsule(
+            f"thigh.{side}",
+            look.skin if look.bottom == "skirt" else look.trousers,
+            thigh[0],
+            thigh[1],
+            0.078 * wide,
+            0.06 * wide,
+        )
+        solid.capsule(
+            f"shin.{side}",
+            look.trousers if look.bottom == "trousers" else look.skin,
+            shin[0],
+            shin[1],
+            0.058 * wide,
+            0.045 * wide,
+        )
+        solid.capsule(
+            f"foot.{side}", look.shoes, foot[0] + Vector((0, 0.02, -0.02)), foot[1], 0.055 * g, 0.048 * g
+        )
     return solid
 
 
@@ -397,7 +512,11 @@ def apply_pose(rig: bpy.types.Object, look: Look, motion: Motion, seconds: float
         out = min(2.9, max(0.0, v[f"arm_out.{side}"]))
         turn(f"upper_arm.{side}", ("X", -v[f"arm_fwd.{side}"]), ("Y", -s * out))
         turn(f"forearm.{side}", ("X", -bend * (1 - plane)), ("Y", -s * bend * plane))
-        hip_out, hip_fwd, knee = v[f"leg_out.{side}"], v[f"leg_fwd.{side}"] + crouch, max(0.0, v[f"knee.{side}"]) + 2 * crouch
+        hip_out, hip_fwd, knee = (
+            v[f"leg_out.{side}"],
+            v[f"leg_fwd.{side}"] + crouch,
+            max(0.0, v[f"knee.{side}"]) + 2 * crouch,
+        )
         turn(f"thigh.{side}", ("X", -hip_fwd), ("Y", -s * hip_out))
         turn(f"shin.{side}", ("X", knee))
         turn(f"foot.{side}", ("X", -max(0.0, knee - hip_fwd) * 0.3))
@@ -431,11 +550,15 @@ def body_18(rig: bpy.types.Object, camera: bpy.types.Object, width: int, height:
             points[k, :3] = posed.matrix_world @ (bone.tail if name.startswith("eye") else bone.head)
     points[1, :3] = (points[2, :3] + points[5, :3]) / 2
     seen = camera.evaluated_get(depsgraph)
-    projection = np.array(seen.calc_matrix_camera(depsgraph, x=width, y=height) @ seen.matrix_world.inverted())
+    projection = np.array(
+        seen.calc_matrix_camera(depsgraph, x=width, y=height) @ seen.matrix_world.inverted()
+    )
     clip = points @ projection.T
     ahead = clip[:, 3] > 1e-6
     ndc = clip[:, :2] / np.where(ahead, clip[:, 3], 1.0)[:, None]
-    return np.stack([(ndc[:, 0] + 1) / 2 * width, (1 - ndc[:, 1]) / 2 * height, ahead], axis=1).astype(np.float32)
+    return np.stack([(ndc[:, 0] + 1) / 2 * width, (1 - ndc[:, 1]) / 2 * height, ahead], axis=1).astype(
+        np.float32
+    )
 
 
 # -------------------------------------------------------------------------------------------------- the set
@@ -470,13 +593,21 @@ def light_set(azimuth: float) -> None:
         bpy.context.collection.objects.link(light)
 
 
-def aim_camera(azimuth: float, elevation: float, distance: float, target_z: float, lens: float = 50.0) -> bpy.types.Object:
+def aim_camera(
+    azimuth: float, elevation: float, distance: float, target_z: float, lens: float = 50.0
+) -> bpy.types.Object:
     """A camera on a circle round the figure (azimuth 0 = in front of it), looking at the height `target_z`."""
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     camera.data.lens = lens
     bpy.context.collection.objects.link(camera)
     target = Vector((0, 0, target_z))
-    offset = Vector((math.sin(azimuth) * math.cos(elevation), -math.cos(azimuth) * math.cos(elevation), math.sin(elevation)))
+    offset = Vector(
+        (
+            math.sin(azimuth) * math.cos(elevation),
+            -math.cos(azimuth) * math.cos(elevation),
+            math.sin(elevation),
+        )
+    )
     camera.location = target + distance * offset
     camera.rotation_euler = (-offset).to_track_quat("-Z", "Y").to_euler()
     bpy.context.scene.camera = camera
@@ -489,7 +620,11 @@ def plain_render(scene: bpy.types.Scene, width: int, height: int, samples: int =
     scene.cycles.device, scene.cycles.samples = "CPU", samples
     scene.cycles.use_denoising = scene.cycles.use_adaptive_sampling = False
     scene.cycles.max_bounces = 0
-    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = width, height, 100
+    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = (
+        width,
+        height,
+        100,
+    )
     scene.render.use_persistent_data = True
     scene.view_settings.view_transform = "Standard"
     if hasattr(scene.render.image_settings, "media_type"):  # 5.0 splits stills from video first

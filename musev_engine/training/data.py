@@ -48,7 +48,9 @@ def load_clips(folder: Path, limit: int | None = None) -> Clips:
     """
     paths = sorted(folder.glob("*.npz"))[:limit]
     if not paths:
-        raise FileNotFoundError(f"no clips in {folder}: make some with `python -m musev_engine.training.render_clips`")
+        raise FileNotFoundError(
+            f"no clips in {folder}: make some with `python -m musev_engine.training.render_clips`"
+        )
 
     def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         with np.load(path) as clip:
@@ -68,7 +70,12 @@ def sample(clips: Clips, index: int, flip: bool = False, colours: tuple[int, ...
     if flip:
         pictures, masks = pictures[:, :, ::-1], masks[:, :, ::-1]
         keypoints = keypoints[:, MIRRORED] * np.float32([-1, 1, 1]) + np.float32([frames.shape[2], 0, 0])
-    return Sample(np.ascontiguousarray(pictures), np.ascontiguousarray(masks), keypoints, caption(clips.about[index], colours))
+    return Sample(
+        np.ascontiguousarray(pictures),
+        np.ascontiguousarray(masks),
+        keypoints,
+        caption(clips.about[index], colours),
+    )
 
 
 def random_samples(clips: Clips, rng: np.random.Generator) -> Iterator[Sample]:
@@ -79,7 +86,7 @@ def random_samples(clips: Clips, rng: np.random.Generator) -> Iterator[Sample]:
 
 
 def caption(about: dict, colours: tuple[int, ...] = (0, 1, 2)) -> str:
-    """What a person would say of the clip, e.g. "a person with brown hair in a red shirt and blue shorts, dance, green wall"."""
+    """What a person would say of the clip: who, in which clothes, doing what, before which wall."""
     look = about["look"]
 
     def name(what: str) -> str:
@@ -89,10 +96,30 @@ def caption(about: dict, colours: tuple[int, ...] = (0, 1, 2)) -> str:
     hair = {"bald": "a bald person", "hat": f"a person with a {name('hair')} hat"}.get(
         look["hair_style"], f"a person with {name('hair')} hair"
     )
-    return f"{hair} in a {name('shirt')} shirt and {name('trousers')} {look['bottom']}, {about['motion']}, {name('wall')} wall"
+    clothes = f"a {name('shirt')} shirt and {name('trousers')} {look['bottom']}"
+    return f"{hair} in {clothes}, {about['motion']}, {name('wall')} wall"
 
 
-COLOUR_NAMES = ("black", "grey", "white", "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown")
+COLOUR_NAMES = (
+    "black",
+    "grey",
+    "white",
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "cyan",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+)
+
+
+HUES = (
+    (15, "red"), (42, "orange"), (70, "yellow"), (160, "green"), (200, "cyan"), (255, "blue"), (290, "purple"),
+    (340, "pink"),
+)  # fmt: skip
 
 
 def colour_name(colour: tuple[float, ...]) -> str:
@@ -103,7 +130,7 @@ def colour_name(colour: tuple[float, ...]) -> str:
     if saturation < 0.18:
         return "white" if value > 0.8 else "grey"
     hue *= 360
-    for limit, named in ((15, "red"), (42, "orange"), (70, "yellow"), (160, "green"), (200, "cyan"), (255, "blue"), (290, "purple"), (340, "pink")):  # fmt: skip
+    for limit, named in HUES:
         if hue < limit:
             return "brown" if named in ("red", "orange") and value < 0.6 and hue > 10 else named
     return "red"

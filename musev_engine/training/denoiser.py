@@ -19,7 +19,13 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from musev_engine.control import draw_poses
 from musev_engine.models.attention import ReferenceFusion
@@ -70,7 +76,9 @@ class Denoiser(nn.Module):
             layers_per_block=1, norm_num_groups=GROUPS, cross_attention_dim=TEXT_WIDTH, attention_head_dim=HEADS,
             conditioning_embedding_out_channels=(16, 32, 48, 64),
         )  # fmt: skip
-        self.controlnet.set_attn_processor(AttnProcessor())  # plain products: faster backward than SDPA on a CPU
+        self.controlnet.set_attn_processor(
+            AttnProcessor()
+        )  # plain products: faster backward than SDPA on a CPU
         # Zero output convolutions protect a trained UNet; from scratch they only delay the pose.
         for conv in [*self.controlnet.controlnet_down_blocks, self.controlnet.controlnet_mid_block,
                      self.controlnet.controlnet_cond_embedding.conv_out]:  # fmt: skip
@@ -113,7 +121,11 @@ class Denoiser(nn.Module):
             frames = sequence.shape[2]
             flat = sequence.transpose(1, 2).flatten(0, 1)
             down, mid = self.controlnet(
-                flat, timestep.repeat_interleave(frames), text.repeat_interleave(frames, 0), poses, return_dict=False
+                flat,
+                timestep.repeat_interleave(frames),
+                text.repeat_interleave(frames, 0),
+                poses,
+                return_dict=False,
             )
             residuals = (down, mid)
         out = self.unet(
@@ -135,14 +147,31 @@ class Encoded:
     speed: np.ndarray  # float32 (n,), motion speed
 
 
-def encode(clips: Clips, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, device: str, seed: int, variants: int) -> Encoded:
+def encode(
+    clips: Clips,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    device: str,
+    seed: int,
+    variants: int,
+) -> Encoded:
     """Encodes every clip `variants` times, each mirrored and recoloured by chance; keeps the result in `folder`."""
     path = folder / "encoded.npz"
     if not path.exists():
         rng, made = np.random.default_rng(seed), {name: [] for name in Encoded.__dataclass_fields__}
         for k in tqdm(range(len(clips) * variants), desc="encode", mininterval=5):
-            drawn = sample(clips, k % len(clips), bool(rng.integers(2)), PERMUTATIONS[rng.integers(6) if k >= len(clips) else 0])
-            pixels = torch.from_numpy(drawn.pictures).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
+            drawn = sample(
+                clips,
+                k % len(clips),
+                bool(rng.integers(2)),
+                PERMUTATIONS[rng.integers(6) if k >= len(clips) else 0],
+            )
+            pixels = (
+                torch.from_numpy(drawn.pictures)
+                .permute(0, 3, 1, 2)
+                .to(device, memory_format=torch.channels_last)
+            )
             with torch.no_grad(), torch.autocast(device, torch.bfloat16):
                 mean = vae.encode(pixels.float() / 127.5 - 1).latent_dist.mean * vae.config.scaling_factor
             mask = F.max_pool2d(torch.from_numpy(drawn.masks)[:, None].float(), 8)[:, 0] > 60
@@ -150,7 +179,9 @@ def encode(clips: Clips, vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: P
             made["masks"].append(mask.numpy().astype(np.uint8))
             made["keypoints"].append(drawn.keypoints)
             made["eyes"].append(cv2.resize(drawn.pictures[0], (EYE, EYE), interpolation=cv2.INTER_AREA))
-            made["ids"].append(np.array(tokenizer(drawn.caption, padding="max_length", truncation=True).input_ids))
+            made["ids"].append(
+                np.array(tokenizer(drawn.caption, padding="max_length", truncation=True).input_ids)
+            )
             made["speed"].append(np.float32(64.0 / clips.about[k % len(clips)]["fps"]))
         part = path.with_suffix(".part")
         with open(part, "wb") as file:
@@ -180,7 +211,9 @@ def see(eyes: np.ndarray) -> Tensor:
     return ((pixels - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(0, 3, 1, 2)
 
 
-def make_batch(data: Encoded, rng: np.random.Generator, groups: int, frames: int, along_time: bool, empty: np.ndarray) -> Batch:
+def make_batch(
+    data: Encoded, rng: np.random.Generator, groups: int, frames: int, along_time: bool, empty: np.ndarray
+) -> Batch:
     """A random batch: mostly a still and `frames` poses of its clip; one step in six captions (and poses) alone."""
     captions_alone = not along_time and rng.uniform() < 0.17
     if captions_alone:
@@ -189,9 +222,18 @@ def make_batch(data: Encoded, rng: np.random.Generator, groups: int, frames: int
     if along_time:
         same = np.flatnonzero(data.speed == data.speed[rows[0]])  # motion speed is one number a call
         rows = same[rng.integers(len(same), size=groups)]
-        picks = np.tile(np.arange(1, frames + 1), (groups, 1)) + rng.integers(data.latents.shape[1] - frames, size=(groups, 1))
+        picks = np.tile(np.arange(1, frames + 1), (groups, 1)) + rng.integers(
+            data.latents.shape[1] - frames, size=(groups, 1)
+        )
     else:
-        picks = np.stack([rng.choice(np.arange(0 if captions_alone else 1, data.latents.shape[1]), frames, replace=False) for _ in rows])
+        picks = np.stack(
+            [
+                rng.choice(
+                    np.arange(0 if captions_alone else 1, data.latents.shape[1]), frames, replace=False
+                )
+                for _ in rows
+            ]
+        )
     # Any frame may be the still, so that near and far poses both occur.
     stills = np.where(rng.uniform(size=groups) < 0.7, 0, rng.integers(data.latents.shape[1], size=groups))
     height, width = (8 * n for n in data.latents.shape[-2:])
@@ -201,17 +243,30 @@ def make_batch(data: Encoded, rng: np.random.Generator, groups: int, frames: int
 
     poses = None
     if rng.uniform() < (0.5 if captions_alone else 0.9):
-        drawn = [draw_poses(data.keypoints[row, pick][:, None], width, height) for row, pick in zip(rows, picks, strict=True)]
+        drawn = [
+            draw_poses(data.keypoints[row, pick][:, None], width, height)
+            for row, pick in zip(rows, picks, strict=True)
+        ]
         if not captions_alone:  # the still's own pose is known half the time
-            own = draw_poses(data.keypoints[rows, stills][:, None], width, height) * (rng.uniform(size=groups) < 0.5)[:, None, None, None]
-            drawn = [np.concatenate([mine[None], rest]) for mine, rest in zip(own.astype(np.uint8), drawn, strict=True)]
+            own = (
+                draw_poses(data.keypoints[rows, stills][:, None], width, height)
+                * (rng.uniform(size=groups) < 0.5)[:, None, None, None]
+            )
+            drawn = [
+                np.concatenate([mine[None], rest])
+                for mine, rest in zip(own.astype(np.uint8), drawn, strict=True)
+            ]
         poses = torch.from_numpy(np.concatenate(drawn)).permute(0, 3, 1, 2).float() / 255
-    ids = np.where((rng.uniform(size=groups) < (0.1 if captions_alone else 0.3))[:, None], empty, data.ids[rows])
+    ids = np.where(
+        (rng.uniform(size=groups) < (0.1 if captions_alone else 0.3))[:, None], empty, data.ids[rows]
+    )
     return Batch(
         latents=frames_of(data.latents).transpose(1, 2),
         masks=frames_of(data.masks)[:, None],
         poses=poses,
-        still=None if captions_alone else torch.from_numpy(data.latents[rows, stills].astype(np.float32))[:, :, None],
+        still=None
+        if captions_alone
+        else torch.from_numpy(data.latents[rows, stills].astype(np.float32))[:, :, None],
         eyes=see(data.eyes[rows]),
         ids=torch.from_numpy(ids),
         keep_image=torch.from_numpy(rng.uniform(size=groups) > 0.1),
@@ -219,7 +274,9 @@ def make_batch(data: Encoded, rng: np.random.Generator, groups: int, frames: int
     )
 
 
-def denoising_loss(model: Denoiser, scheduler: DDIMScheduler, batch: Batch, device: str, along_time: bool) -> Tensor:
+def denoising_loss(
+    model: Denoiser, scheduler: DDIMScheduler, batch: Batch, device: str, along_time: bool
+) -> Tensor:
     """Squared error of v; the person counts three times. Noise is half shared by a clip's frames, as MuseV draws it."""
     latents = batch.latents.to(device)
     b, c, t, h, w = latents.shape
@@ -233,27 +290,62 @@ def denoising_loss(model: Denoiser, scheduler: DDIMScheduler, batch: Batch, devi
 
     with torch.autocast(device, torch.bfloat16):
         text = model.text(batch.ids.to(device))
-        tokens = None if batch.still is None else model.image_tokens(batch.eyes.to(device), batch.keep_image.to(device))
-        predicted = model(noisy, timestep, text, moved(batch.poses), moved(batch.still), tokens, batch.speed, not along_time)
+        tokens = (
+            None
+            if batch.still is None
+            else model.image_tokens(batch.eyes.to(device), batch.keep_image.to(device))
+        )
+        predicted = model(
+            noisy, timestep, text, moved(batch.poses), moved(batch.still), tokens, batch.speed, not along_time
+        )
     weight = 1 + 2 * batch.masks.to(device)
     return (weight * (predicted.float() - target).square()).mean()
 
 
 @torch.no_grad()
-def draw(model: Denoiser, scheduler: DDIMScheduler, data: Encoded, rows: list[int], frames: int, device: str, steps: int = 8) -> Tensor:
+def draw(
+    model: Denoiser,
+    scheduler: DDIMScheduler,
+    data: Encoded,
+    rows: list[int],
+    frames: int,
+    device: str,
+    steps: int = 8,
+) -> Tensor:
     """Denoises each row's first frames under their poses: latents (b, 4, frames, h, w)."""
     rng = torch.Generator().manual_seed(0)
     height, width = (8 * n for n in data.latents.shape[-2:])
     still = torch.from_numpy(data.latents[rows, 0].astype(np.float32))[:, :, None].to(device)
-    drawings = [np.concatenate([np.zeros((1, height, width, 3), np.uint8), draw_poses(data.keypoints[r, 1 : frames + 1][:, None], width, height)]) for r in rows]
+    drawings = [
+        np.concatenate(
+            [
+                np.zeros((1, height, width, 3), np.uint8),
+                draw_poses(data.keypoints[r, 1 : frames + 1][:, None], width, height),
+            ]
+        )
+        for r in rows
+    ]
     poses = (torch.from_numpy(np.concatenate(drawings)).permute(0, 3, 1, 2).float() / 255).to(device)
     shape = (len(rows), 4, frames, height // 8, width // 8)
-    latents = (0.5**0.5 * (torch.randn(*shape[:2], 1, *shape[3:], generator=rng) + torch.randn(shape, generator=rng))).to(device)
+    latents = (
+        0.5**0.5 * (torch.randn(*shape[:2], 1, *shape[3:], generator=rng) + torch.randn(shape, generator=rng))
+    ).to(device)
     text = model.text(torch.from_numpy(data.ids[rows]).to(device))
-    tokens = model.image_tokens(see(data.eyes[rows]).to(device), torch.ones(len(rows), dtype=torch.bool, device=device))
+    tokens = model.image_tokens(
+        see(data.eyes[rows]).to(device), torch.ones(len(rows), dtype=torch.bool, device=device)
+    )
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
-        v = model(latents, t.expand(len(rows)).to(device), text, poses, still, tokens, float(data.speed[rows[0]]), model.skip_time)
+        v = model(
+            latents,
+            t.expand(len(rows)).to(device),
+            text,
+            poses,
+            still,
+            tokens,
+            float(data.speed[rows[0]]),
+            model.skip_time,
+        )
         latents = scheduler.step(v, t, latents).prev_sample
     return latents
 
@@ -275,8 +367,14 @@ def train_denoiser(
         truth = torch.from_numpy(shown.latents[rows, : frames + 1].astype(np.float32)).transpose(1, 2)
         pictures = [_decoded(vae, x.to(device)) for x in (truth[:, :, :1], truth[:, :, 1:], latents)]
         mse = (pictures[1] - pictures[2]).square().mean().item() / 4
-        print(f"\n{path.stem}: {-10 * np.log10(mse):.2f} dB against the VAE's own picture of the truth", flush=True)
-        strip = torch.cat([torch.cat([a, x], dim=1) for a, x in ((pictures[0], pictures[1]), (pictures[0], pictures[2]))], dim=3)
+        print(
+            f"\n{path.stem}: {-10 * np.log10(mse):.2f} dB against the VAE's own picture of the truth",
+            flush=True,
+        )
+        strip = torch.cat(
+            [torch.cat([a, x], dim=1) for a, x in ((pictures[0], pictures[1]), (pictures[0], pictures[2]))],
+            dim=3,
+        )
         image = strip.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
         cv2.imwrite(str(path), ((image + 1) * 127.5).round().byte().numpy()[..., ::-1])
 
@@ -284,7 +382,9 @@ def train_denoiser(
         def loss(step: int, progress: float) -> Tensor:
             torch.manual_seed(seed + 1_000_000 * along_time + step)
             rng = np.random.default_rng((seed, along_time, step))
-            batch = make_batch(data, rng, groups if not along_time else 3, 4 if not along_time else 11, along_time, empty)
+            batch = make_batch(
+                data, rng, groups if not along_time else 3, 4 if not along_time else 11, along_time, empty
+            )
             return denoising_loss(model, scheduler, batch, device, along_time)
 
         return loss
@@ -306,4 +406,10 @@ def _decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """(b, 4, t, h, w) -> (b, t, 3, H, W) in [-1, 1]."""
     b = len(latents)
     flat = latents.transpose(1, 2).flatten(0, 1) / vae.config.scaling_factor
-    return torch.cat([vae.decode(part).sample for part in flat.split(16)]).clamp(-1, 1).float().cpu().unflatten(0, (b, -1))
+    return (
+        torch.cat([vae.decode(part).sample for part in flat.split(16)])
+        .clamp(-1, 1)
+        .float()
+        .cpu()
+        .unflatten(0, (b, -1))
+    )

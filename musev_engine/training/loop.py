@@ -67,10 +67,13 @@ def train(
     """Trains the module's parameters that require gradients; leaves their moving average in it.
 
     `loss_of(step, progress)` makes the step's own batch (seeded by the step, so a resumed run goes on as if never cut)
-    and returns its loss; progress runs from 0 to 1. `sheet(path)` draws what the averaged module makes, a look at which is worth more than the loss.
+    and returns its loss; progress runs from 0 to 1. `sheet(path)` draws what the averaged module makes: a look
+    at it is worth more than the loss.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     average, first, seconds = Average(parameters, schedule.ema), 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -82,7 +85,11 @@ def train(
 
     def save(step: int) -> None:
         part = checkpoint.with_suffix(".part")
-        state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average.shadow}
+        state = {
+            "module": module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.shadow,
+        }
         torch.save(state | {"step": step, "seconds": seconds}, part)
         part.replace(checkpoint)
         average.swap()
@@ -100,7 +107,9 @@ def train(
                 group["lr"] = schedule.rate(step, seconds)
             loss = loss_of(step, schedule.progress(step, seconds))
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}; resume with a lower learning rate")
+                raise FloatingPointError(
+                    f"{name}: the loss is {loss.item()} at step {step}; resume with a lower learning rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -23,7 +23,16 @@ from transformers import CLIPTokenizer
 from musev_engine.training.autoencoder import train_autoencoder
 from musev_engine.training.data import load_clips
 from musev_engine.training.denoiser import (
-    CLIP_MEAN, CLIP_STD, EYE, REFERENCE, SCHEDULER, UNET, Denoiser, Encoded, encode, train_denoiser,
+    CLIP_MEAN,
+    CLIP_STD,
+    EYE,
+    REFERENCE,
+    SCHEDULER,
+    UNET,
+    Denoiser,
+    Encoded,
+    encode,
+    train_denoiser,
 )  # fmt: skip
 from musev_engine.training.loop import Schedule
 from musev_engine.training.words import write_tokenizer
@@ -47,7 +56,9 @@ class Recipe:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--work", type=Path, required=True, help="folder for clips, checkpoints and sample sheets")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for clips, checkpoints and sample sheets"
+    )
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder the trained model is packed into")
     parser.add_argument("--blender-python", default=".venv-blender/bin/python", help="a Python that has bpy")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -55,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     for stage in ("vae", "frames", "time"):
-        parser.add_argument(f"--{stage}-minutes", type=float, help=f"end (annealed) the {stage} stage after this time")
+        parser.add_argument(
+            f"--{stage}-minutes", type=float, help=f"end (annealed) the {stage} stage after this time"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +92,10 @@ def run(args: argparse.Namespace) -> int:
     vocabulary = write_tokenizer(work / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     encoded = encode(clips, vae, tokenizer, work, args.device, recipe.seed, variants=2)
-    shown, learnt = _part(encoded, range(SHOWN)), _part(encoded, np.flatnonzero(np.arange(len(encoded.ids)) % len(clips) >= SHOWN))
+    shown, learnt = (
+        _part(encoded, range(SHOWN)),
+        _part(encoded, np.flatnonzero(np.arange(len(encoded.ids)) % len(clips) >= SHOWN)),
+    )
     empty = np.array(tokenizer("", padding="max_length").input_ids)
     model = train_denoiser(
         learnt, shown, vae, vocabulary, empty, work,
@@ -95,11 +111,26 @@ def run(args: argparse.Namespace) -> int:
 def render_clips(python: str, folder: Path, clips: int, seed: int, *more: str) -> None:
     """Renders in as many Blenders as there are cores; raises `RuntimeError` with what Blender said if one fails."""
     if shutil.which(python) is None:
-        raise FileNotFoundError(f"no Python with bpy at {python!r}: run `make setup`, or name one with --blender-python")
+        raise FileNotFoundError(
+            f"no Python with bpy at {python!r}: run `make setup`, or name one with --blender-python"
+        )
     share = max(1, torch.get_num_threads())
-    command = [python, "-m", "musev_engine.training.render_clips", str(folder), "--clips", str(clips), "--seed", str(seed)]
+    command = [
+        python,
+        "-m",
+        "musev_engine.training.render_clips",
+        str(folder),
+        "--clips",
+        str(clips),
+        "--seed",
+        str(seed),
+    ]
     jobs = [
-        subprocess.Popen([*command, "--first", str(k), "--step", str(share), *more], stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+        subprocess.Popen(
+            [*command, "--first", str(k), "--step", str(share), *more],
+            stdout=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+        )
         for k in range(share)
     ]
     if any([job.wait() for job in jobs]):
@@ -123,13 +154,13 @@ library_name: musev-for-blender
 ---
 # mini: the embedded model
 
-A small model of MuseV's `musev_referencenet_pose` architecture (VAE, CLIP text and image encoders, UNet with layers along
-time, ReferenceNet, image projection, pose ControlNet), trained from scratch by `musev train mini`. It draws plain 3-D
+A small model of MuseV's `musev_referencenet_pose` architecture (VAE, CLIP text and image encoders, UNet with layers
+along time, ReferenceNet, image projection, pose ControlNet), trained from scratch by `musev train mini`. It draws plain 3-D
 figures on plain sets at 128 x 128 pixels, in the pose of a rig and with the colours and clothes of a still. It knows
 nothing else of the world.
 
 - **Data**: {num_clips} clips of 13 frames, rendered by Blender from procedurally varied rigged characters
-  (`musev_engine/training/characters.py`, `render_clips.py`, seed {recipe.seed}); no picture of anybody or anything else.
+  (`musev_engine/training/characters.py`, `render_clips.py`, seed {recipe.seed}); no other picture.
 - **VAE**: {steps("vae")} steps, peak learning rate {recipe.vae_rate}.
 - **Frames** (all but the layers along time): {steps("frames")} steps, peak learning rate {recipe.frame_rate}.
 - **Time** (the layers along time): {steps("time")} steps, peak learning rate {recipe.time_rate}.
@@ -155,18 +186,25 @@ def pack(model: Denoiser, vae: AutoencoderKL, tokenizer: Path, out: Path, card: 
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1, default=list) + "\n")
         save_file(_half(network), folder / f"{file}.safetensors")
-    save_file({f"image_proj.{key}": value for key, value in _half(model.image_proj).items()}, part / "ip_adapter_image_proj.safetensors")
+    save_file(
+        {f"image_proj.{key}": value for key, value in _half(model.image_proj).items()},
+        part / "ip_adapter_image_proj.safetensors",
+    )
     (part / "scheduler").mkdir()
-    (part / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler"} | SCHEDULER, indent=1) + "\n")
+    (part / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps({"_class_name": "DDIMScheduler"} | SCHEDULER, indent=1) + "\n"
+    )
     sees = {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": EYE}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": EYE, "width": EYE}, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "do_convert_rgb": True,
+        "do_center_crop": True, "crop_size": {"height": EYE, "width": EYE}, "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "do_convert_rgb": True,
     }  # fmt: skip
     (part / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(sees, indent=1) + "\n")
     shutil.copytree(tokenizer, part / "tokenizer")
     (part / "README.md").write_text(card)
-    (part / "model_index.json").write_text(json.dumps({"_class_name": "MuseV", "variant": "musev_referencenet_pose"}) + "\n")
+    (part / "model_index.json").write_text(
+        json.dumps({"_class_name": "MuseV", "variant": "musev_referencenet_pose"}) + "\n"
+    )
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
 

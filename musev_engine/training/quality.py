@@ -2,8 +2,9 @@
 
 Twenty held-out characters in large motions are rendered afresh; each is generated from a still of another moment and
 the poses alone, and compared with the truth, beside two baselines: repeating the still, and the VAE's own
-reconstruction of the truth. Figures: silhouette IoU, PSNR in dB (whole picture, and the person: the union of the truth's
-and the still's masks), and how often the right character is found among all by the colours at the body's points.
+reconstruction of the truth. Figures: silhouette IoU, PSNR in dB (whole picture, and the person: the union of the
+truth's and the still's masks), and how often the right character is found among all
+by the colours at the body's points.
 """
 
 from __future__ import annotations
@@ -28,19 +29,32 @@ from musev_engine.windows import plan_windows
 HELD_OUT_SEED = 9001  # training draws from other seeds
 NUM_CHARACTERS, LONG_FRAMES, SHORT_FRAMES, SHORT_STRIDE = 20, 96, 12, 3  # 12 frames of 24 / 3 = 8 a second
 SILHOUETTE_CONTRAST = 28  # 0-255: how far a pixel must be from the empty set to count as the figure
-SAMPLED = ((0,), (2, 5, 8, 11), (2, 3), (5, 6), (8, 9), (11, 12), (10,), (13,))  # points whose mean is looked at
+SAMPLED = (
+    (0,),
+    (2, 5, 8, 11),
+    (2, 3),
+    (5, 6),
+    (8, 9),
+    (11, 12),
+    (10,),
+    (13,),
+)  # points whose mean is looked at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object, last")
-    parser.add_argument("--clips", type=Path, help="folder of held-out clips (made where missing; default: a temporary one)")
+    parser.add_argument(
+        "--clips", type=Path, help="folder of held-out clips (made where missing; default: a temporary one)"
+    )
     parser.add_argument("--blender-python", default=".venv-blender/bin/python", help="a Python that has bpy")
     parser.add_argument("--characters", type=int, default=NUM_CHARACTERS)
     parser.add_argument("--long", type=int, default=4, help="how many of them are also made 96 frames long")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG): still, then pose, truth, VAE, generated")
+    parser.add_argument(
+        "--sheet", type=Path, help="write a contact sheet (PNG): still, then pose, truth, VAE, generated"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(models: Models, clips: Clips, num_long: int, steps: int, guidance: float, sheet: Path | None = None) -> dict[str, float]:
+def measure(
+    models: Models, clips: Clips, num_long: int, steps: int, guidance: float, sheet: Path | None = None
+) -> dict[str, float]:
     """All figures (see the module); dB for PSNR, shares of 1 for the rest."""
     short = np.arange(1, 1 + SHORT_FRAMES * SHORT_STRIDE, SHORT_STRIDE)
     samples = [sample(clips, k) for k in range(len(clips))]
@@ -93,7 +109,11 @@ def measure(models: Models, clips: Clips, num_long: int, steps: int, guidance: f
             })  # fmt: skip
         shown = slice(0, SHORT_FRAMES, 4)
         drawing = draw_poses(poses[:, None], truth.shape[2], truth.shape[1])
-        cells = [p for t in zip(drawing[shown], truth[shown], made["_vae"][shown], made[""][shown], strict=True) for p in t]
+        cells = [
+            p
+            for t in zip(drawing[shown], truth[shown], made["_vae"][shown], made[""][shown], strict=True)
+            for p in t
+        ]
         drawn_rows.append(np.hstack([own.pictures[0], *cells]))
         print(f"{k + 1} of {len(samples)} characters measured", file=sys.stderr, flush=True)
         if k < num_long:
@@ -104,11 +124,13 @@ def measure(models: Models, clips: Clips, num_long: int, steps: int, guidance: f
     return {name: round(float(np.mean(values)), 4) for name, values in rows.items()}
 
 
-def _generate(models: Models, still: np.ndarray, poses: np.ndarray, steps: int, guidance: float) -> np.ndarray:
+def _generate(
+    models: Models, still: np.ndarray, poses: np.ndarray, steps: int, guidance: float
+) -> np.ndarray:
     height, width = still.shape[:2]
     clip = Clip(
-        prompt="", width=width, height=height, num_frames=len(poses), num_inference_steps=steps, guidance_scale=guidance,
-        seed=0, still=still, poses=poses[:, None],
+        width=width, height=height, num_frames=len(poses), num_inference_steps=steps, guidance_scale=guidance, seed=0,
+        still=still, poses=poses[:, None],
     )  # fmt: skip
     return np.concatenate([event.frames for event in generate(clip, models) if isinstance(event, Frames)])
 
@@ -131,10 +153,8 @@ def _iou(pictures: np.ndarray, plate: np.ndarray, mask: np.ndarray) -> float:
 def _psnr(pictures: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> float:
     """Mean over frames of 10 log10(1 / MSE), dB, of all pixels or those of a mask."""
     error = np.square((pictures.astype(np.float64) - truth) / 255).mean(axis=-1)
-    if where is None:
-        mse = error.mean((1, 2))
-    else:
-        mse = (error * where).sum((1, 2)) / np.maximum(1, where.sum((1, 2)))
+    where = np.ones(error.shape, bool) if where is None else where
+    mse = (error * where).sum((1, 2)) / np.maximum(1, where.sum((1, 2)))
     return float(np.mean(-10 * np.log10(np.maximum(mse, 1e-10))))
 
 
@@ -169,7 +189,9 @@ def _note_long(note, pictures: np.ndarray, own: Sample, plate: np.ndarray) -> No
         defaults["context_schedule"].default, len(pictures), defaults["context_frames"].default,
         defaults["context_overlap"].default, step=steps - 1,
     )  # fmt: skip
-    borders = {edge for w in windows for edge in (min(w.frames) - 1, max(w.frames)) if 0 <= edge < len(change)}
+    borders = {
+        edge for w in windows for edge in (min(w.frames) - 1, max(w.frames)) if 0 <= edge < len(change)
+    }
     at = np.array([i in borders for i in range(len(change))])
     note(seam_ratio=np.median(change[at]) / np.median(change[~at]))
 

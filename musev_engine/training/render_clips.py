@@ -3,7 +3,7 @@
 A clip is one character in one motion before one set. Each is drawn from `(seed, index)` alone, so any part of a
 data set can be made again, anywhere, in any order; clips that stand already are skipped. File `<index>.npz`:
 
-    frames     uint8 (1 + t, h, w, 4)  sRGB and coverage; frame 0 is the still, from another moment and angle of the figure
+    frames     uint8 (1 + t, h, w, 4)  sRGB and coverage; frame 0 is the still, from another moment
     plate      uint8 (h, w, 3)         the empty set, sRGB
     keypoints  float32 (1 + t, 18, 3)  OpenPose body points: x px, y px, visible
     about      JSON text               look, motion, frames a second
@@ -79,16 +79,28 @@ def render_clip(plan: Plan, index: int, path: Path) -> None:
             frames.append(_render(scene, target))
             keypoints.append(characters.body_18(rig, camera, plan.size, plan.size))
 
-    about = {"look": dataclasses.asdict(look), "motion": motion.kind, "fps": fps, "wall": wall, "floor": floor}
+    about = {
+        "look": dataclasses.asdict(look),
+        "motion": motion.kind,
+        "fps": fps,
+        "wall": wall,
+        "floor": floor,
+    }
     part = path.with_suffix(".part")
     with open(part, "wb") as file:
         np.savez_compressed(
-            file, frames=np.stack(frames), plate=plate, keypoints=np.stack(keypoints), about=np.array(json.dumps(about))
+            file,
+            frames=np.stack(frames),
+            plate=plate,
+            keypoints=np.stack(keypoints),
+            about=np.array(json.dumps(about)),
         )
     os.replace(part, path)
 
 
-def _set_colours(rng: np.random.Generator, look: characters.Look) -> tuple[characters.Colour, characters.Colour]:
+def _set_colours(
+    rng: np.random.Generator, look: characters.Look
+) -> tuple[characters.Colour, characters.Colour]:
     """A wall and a floor that the figure stands out from."""
     own = np.array([look.shirt, look.trousers, look.skin])
     wall: characters.Colour = (0.5, 0.5, 0.5)
@@ -116,8 +128,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder the clips are written to")
     parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--first", type=int, default=0, help="index of the first clip (to share the work out)")
-    parser.add_argument("--step", type=int, default=1, help="render every so-manieth clip (to share the work out)")
+    parser.add_argument(
+        "--first", type=int, default=0, help="index of the first clip (to share the work out)"
+    )
+    parser.add_argument(
+        "--step", type=int, default=1, help="render every so-manieth clip (to share the work out)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--frames", type=int, default=12, help="frames of a clip, beside the still")
     parser.add_argument("--fps", type=int, nargs="+", default=[8, 8, 12, 24], help="frame rates to draw from")
@@ -125,7 +141,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--large-motions", action="store_true", help="only motions that move far (for tests)")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(args.seed, args.frames, args.size, tuple(args.fps), LARGE_MOTIONS if args.large_motions else ())
+    plan = Plan(
+        args.seed, args.frames, args.size, tuple(args.fps), LARGE_MOTIONS if args.large_motions else ()
+    )
     for index in range(args.first, args.clips, args.step):
         path = args.out / f"{index:05d}.npz"
         if not path.exists():

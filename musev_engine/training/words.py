@@ -10,13 +10,14 @@ import itertools
 import json
 from pathlib import Path
 
-from musev_engine.training.data import COLOUR_NAMES
-
-WORDS = (
-    *COLOUR_NAMES,
-    *"a an the in and with on of is at to person man woman dancer character figure bald hat hair shirt trousers shorts skirt".split(),
-    *"dance dancing dances walk walking wave waving jumping jack squat squatting kick kicking sway swaying reach reaching".split(),
-    *"wall floor background standing left right arm arms leg legs up down clip video picture , .".split(),
+WORDS = tuple(
+    """
+    black grey white red orange yellow green cyan blue purple pink brown
+    a an the in and with on of is at to
+    person man woman dancer character figure bald hat hair shirt trousers shorts skirt
+    dance dancing dances walk walking wave waving jumping jack squat squatting kick kicking sway swaying reach reaching
+    wall floor background standing left right arm arms leg legs up down clip video picture , .
+    """.split()  # noqa: SIM905
 )
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -53,7 +54,9 @@ def write_tokenizer(folder: Path) -> int:
                 tokens.append(parts[0])
     tokens += [START, END]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: k for k, token in enumerate(tokens)}, ensure_ascii=False))
+    (folder / "vocab.json").write_text(
+        json.dumps({token: k for k, token in enumerate(tokens)}, ensure_ascii=False)
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(f"{a} {b}" for a, b in merges) + "\n")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True}
