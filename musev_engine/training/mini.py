@@ -155,9 +155,9 @@ library_name: musev-for-blender
 # mini: the embedded model
 
 A small model of MuseV's `musev_referencenet_pose` architecture (VAE, CLIP text and image encoders, UNet with layers
-along time, ReferenceNet, image projection, pose ControlNet), trained from scratch by `musev train mini`. It draws plain 3-D
-figures on plain sets at 128 x 128 pixels, in the pose of a rig and with the colours and clothes of a still. It knows
-nothing else of the world.
+along time, ReferenceNet, image projection, pose ControlNet), trained from scratch by `musev train mini`. It
+draws plain 3-D figures on plain sets at 128 x 128 pixels, in the pose of a rig and with the colours and clothes of a
+still. It knows nothing else of the world.
 
 - **Data**: {num_clips} clips of 13 frames, rendered by Blender from procedurally varied rigged characters
   (`musev_engine/training/characters.py`, `render_clips.py`, seed {recipe.seed}); no other picture.
@@ -197,7 +197,8 @@ def pack(model: Denoiser, vae: AutoencoderKL, tokenizer: Path, out: Path, card: 
     sees = {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": EYE}, "resample": 3,
         "do_center_crop": True, "crop_size": {"height": EYE, "width": EYE}, "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "do_convert_rgb": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
+        "do_convert_rgb": True,
     }  # fmt: skip
     (part / "image_encoder" / "preprocessor_config.json").write_text(json.dumps(sees, indent=1) + "\n")
     shutil.copytree(tokenizer, part / "tokenizer")
