@@ -50,7 +50,7 @@ def test_a_prompt_that_is_too_long_or_has_an_odd_weight_is_refused():
 
 def test_both_prompts_get_as_many_chunks_as_the_longer_needs():
     text_encoder, tokenizer = _text(OPEN)
-    embeds = encode_prompts(text_encoder, tokenizer, ["", "a b c d e f g h " * 7])
+    embeds = encode_prompts(text_encoder, tokenizer, ["", "a b c d e f g h " * 12])
     assert embeds.shape[:2] == (2, 2 * 77)
     alone = encode_prompts(text_encoder, tokenizer, [""])
     assert torch.allclose(embeds[0, :77], alone[0], atol=1e-5)

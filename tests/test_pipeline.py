@@ -1,5 +1,6 @@
 """Clips from a tiny random model: how many frames, from what, in which order, and when it stops."""
 
+import copy
 import gc
 from dataclasses import replace
 
@@ -153,6 +154,13 @@ def test_a_model_that_follows_no_poses_says_so(models):
 @pytest.mark.parametrize("missing", ["referencenet", "image_encoder"])
 def test_parts_a_model_may_lack_are_left_out(models, missing):
     assert len(pictures(asked(2), replace(models, **{missing: None}))) == 2
+
+
+def test_networks_in_half_precision_take_what_they_are_given(models):
+    parts = ("unet", "vae", "text_encoder", "referencenet", "image_encoder", "image_proj", "controlnet")
+    half = {part: copy.deepcopy(getattr(models, part)).bfloat16() for part in parts}
+    whole, rough = (pictures(asked(4), each) for each in (models, replace(models, **half)))
+    assert np.abs(whole.astype(int) - rough).mean() < 12
 
 
 @pytest.mark.parametrize(

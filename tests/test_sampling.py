@@ -72,6 +72,24 @@ def test_a_seed_gives_one_clip(scheduler):
     assert torch.equal(one, again) and not torch.allclose(one, other)
 
 
+def test_moving_windows_leave_no_seam_where_the_network_disagrees_with_itself():
+    """Each window is off by something of its own, as windows are; the clip should not show where they meet."""
+
+    def nothing(latents, t, frames):
+        return torch.zeros_like(latents)
+
+    def biased(latents, t, frames):
+        return torch.zeros_like(latents) + float(np.sin(7.0 * frames[0]))
+
+    def jump(schedule, weights):
+        options = {"schedule": schedule, "weights": weights, "steps": 10, "scheduler": "ddim"}
+        off = result(run(biased, **options)) - result(run(nothing, **options))
+        return off.mean(dim=(0, 1, 3, 4)).diff().abs().max()
+
+    assert jump("shifting", "triangular") < 0.5 * jump("uniform_v2", "flat")
+    assert jump("uniform_v2", "triangular") < jump("uniform_v2", "flat")
+
+
 def test_yields_after_every_window_and_every_step():
     states = list(run(by_neighbours, steps=3))
     windows = [len(_plan("shifting", step)) for step in range(3)]

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musev_engine.windows import (
@@ -32,6 +32,7 @@ def borders(windows: list[Window], num_frames: int) -> set[int]:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+@settings(deadline=None)
 @given(size=sizes, stride=st.integers(1, 3))
 def test_every_frame_counts_somewhere(schedule, size, stride):
     num_frames, context_frames, overlap, step = size
@@ -40,6 +41,7 @@ def test_every_frame_counts_somewhere(schedule, size, stride):
     assert all(len(w.frames) <= context_frames for w in windows)
 
 
+@settings(deadline=None)
 @given(size=sizes)
 def test_shifting_windows_are_equally_long_and_in_order(size):
     num_frames, context_frames, overlap, step = size
@@ -52,6 +54,7 @@ def test_shifting_windows_are_equally_long_and_in_order(size):
         assert len(shared) == overlap  # never less than asked, the tail included
 
 
+@settings(deadline=None)
 @given(size=sizes)
 def test_no_seam_of_shifting_stays(size):
     num_frames, context_frames, overlap, first_step = size
@@ -71,6 +74,7 @@ def test_shifting_moves_at_every_step_and_repeats_exactly():
     assert plans[8] == plans[0] and plans[3] == plan_windows("shifting", 48, 12, 4, step=3)
 
 
+@settings(deadline=None)
 @given(size=sizes, name=st.sampled_from(sorted(OVERLAP_WEIGHTS)))
 def test_weights_are_positive_where_they_count_and_average_to_one(size, name):
     num_frames, context_frames, overlap, step = size
