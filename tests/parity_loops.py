@@ -214,7 +214,9 @@ class _Loop:
 
         guided = args.guidance_scale > 1
         prompts = [args.prompt] if isinstance(args.prompt, str) else args.prompt
-        negatives = [args.negative_prompt or ""] * len(prompts) if guided else []
+        negatives = args.negative_prompt or ""
+        negatives = [negatives] * len(prompts) if isinstance(negatives, str) else negatives
+        negatives = negatives if guided else []
         embeds = encode_prompts(*_text(self.root), negatives + prompts)
         clean = case.get("in.condition_latents")
         if args.condition_images:
