@@ -61,7 +61,7 @@ def parse_prompt(prompt: str) -> list[tuple[str, float]]:
 
 @torch.no_grad()
 def encode_prompts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
-    """Weighted embeddings, float32 (len(prompts), 77 · m, d); m is the number of chunks the longest needs.
+    """Weighted embeddings, float32 on the CPU, (len(prompts), 77 · m, d) for m chunks, as the longest needs.
 
     Each chunk of 75 tokens is encoded by itself between CLIP's marks. A token's embedding is multiplied by
     its weight; then the whole is scaled so that its mean stays. Raises EngineError over 225 tokens.
@@ -74,12 +74,13 @@ def encode_prompts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompt
         content = torch.tensor(ids + [tokenizer.pad_token_id] * padding).view(chunks, CHUNK)
         begin, end = (torch.full((chunks, 1), i) for i in (tokenizer.bos_token_id, tokenizer.eos_token_id))
         window = torch.cat([begin, content, end], dim=1).to(text_encoder.device)
-        plain = text_encoder(window).last_hidden_state.float().flatten(0, 1)  # (77 · m, d)
+        plain = text_encoder(window).last_hidden_state.flatten(0, 1).cpu().double()  # (77 · m, d)
 
         ones = torch.ones(chunks, 1)
         scale = torch.tensor(weights + [1.0] * padding).view(chunks, CHUNK)
-        weighted = plain * torch.cat([ones, scale, ones], dim=1).view(-1, 1).to(plain.device)
-        embeddings.append(weighted * (plain.mean() / weighted.mean()))
+        weighted = plain * torch.cat([ones, scale, ones], dim=1).view(-1, 1)
+        # the means are near zero: their ratio wants all the digits there are
+        embeddings.append((weighted * (plain.mean() / weighted.mean())).float())
     return torch.stack(embeddings)
 
 
