@@ -98,7 +98,7 @@ class ClipRequest(Record):
     num_frames: int = limited(48, low=1, high=MAX_FRAMES)
     fps: float = limited(24.0, low=1.0, high=240.0)
     num_inference_steps: int = limited(10, low=1, high=200)
-    guidance_scale: float = limited(1.5, low=1.0, high=30.0)
+    guidance_scale: float = limited(1.0, low=1.0, high=30.0)
     seed: int = limited(0, low=0, high=2**31 - 1)
     still: str | None = limited(None, pattern=SHA256)
     poses: str | None = limited(None, pattern=SHA256)

@@ -35,7 +35,7 @@ class Clip:
     height: int = 128
     num_frames: int = 48
     num_inference_steps: int = 10
-    guidance_scale: float = 1.5
+    guidance_scale: float = 1.0
     guidance_scale_end: float | None = None
     guidance_method: str = "linear"
     seed: int = 0

@@ -118,7 +118,7 @@ def measure(
         print(f"{k + 1} of {len(samples)} characters measured", file=sys.stderr, flush=True)
         if k < num_long:
             pictures = make(own, own.keypoints[1:])
-            _note_long(note, pictures, own, plate)
+            _note_long(note, pictures, own, plate, steps)
     if sheet is not None:
         cv2.imwrite(str(sheet), np.vstack(drawn_rows)[..., ::-1])
     return {name: round(float(np.mean(values)), 4) for name, values in rows.items()}
@@ -178,7 +178,7 @@ def _found(pictures: np.ndarray, keypoints: np.ndarray, palettes: np.ndarray, ow
     return float((kept.mean(-1).argmin(-1) == own).mean())
 
 
-def _note_long(note, pictures: np.ndarray, own: Sample, plate: np.ndarray) -> None:
+def _note_long(note, pictures: np.ndarray, own: Sample, plate: np.ndarray, steps: int) -> None:
     truth, mask, quarter = own.pictures[1:], own.masks[1:], len(pictures) // 4
     for name, part in (("first", slice(0, quarter)), ("last", slice(-quarter, None))):
         note(**{f"iou_{name}_quarter": _iou(pictures[part], plate, mask[part]),
