@@ -108,7 +108,7 @@ def test_without_a_still_the_first_frame_is_the_image_models(models, given):
     ids=lambda change: next(iter(change)),
 )
 def test_everything_in_the_request_has_a_say(models, change):
-    clip = asked(4)
+    clip = asked(4, guidance_scale=1.5)  # without guidance the negative prompt has none
     assert not np.array_equal(pictures(clip, models), pictures(replace(clip, **change), models))
 
 

@@ -28,7 +28,6 @@ from musev_engine.windows import plan_windows
 
 HELD_OUT_SEED = 9001  # training draws from other seeds
 NUM_CHARACTERS, LONG_FRAMES, SHORT_FRAMES, SHORT_STRIDE = 20, 96, 12, 3  # 12 frames of 24 / 3 = 8 a second
-SILHOUETTE_CONTRAST = 28  # 0-255: how far a pixel must be from the empty set to count as the figure
 SAMPLED = (
     (0,),
     (2, 5, 8, 11),
@@ -141,7 +140,10 @@ def _reconstruct(models: Models, pictures: np.ndarray) -> np.ndarray:
 
 
 def _silhouette(pictures: np.ndarray, plate: np.ndarray) -> np.ndarray:
-    return np.abs(pictures.astype(np.int16) - plate).max(axis=-1) > SILHOUETTE_CONTRAST
+    """Where each picture differs from the empty set: bool (t, h, w). Otsu's method (IEEE Trans. SMC 9(1), 1979) draws
+    the line in each frame, so a blurred rim is cut at half its contrast and nothing is tuned to a model."""
+    difference = np.abs(pictures.astype(np.int16) - plate).max(axis=-1).astype(np.uint8)
+    return np.stack([cv2.threshold(frame, 0, 255, cv2.THRESH_OTSU)[1] > 0 for frame in difference])
 
 
 def _iou(pictures: np.ndarray, plate: np.ndarray, mask: np.ndarray) -> float:
