@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,8 @@ from musev_engine.training.loop import Schedule
 from musev_engine.training.words import write_tokenizer
 
 ASSETS = Path(__file__).parents[1] / "assets" / "mini"
+CHECKOUT = Path(__file__).parents[2]
+BLENDER_PYTHON = CHECKOUT / ".venv-blender" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 SHOWN = 16  # clips kept out of training, for the sample sheets
 
 
@@ -60,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--work", type=Path, required=True, help="folder for clips, checkpoints and sample sheets"
     )
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder the trained model is packed into")
-    parser.add_argument("--blender-python", default=".venv-blender/bin/python", help="a Python that has bpy")
+    parser.add_argument("--blender-python", default=str(BLENDER_PYTHON), help="a Python that has bpy")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to use")
     for name, value in asdict(Recipe()).items():
@@ -119,7 +122,7 @@ def render_clips(python: str, folder: Path, clips: int, seed: int, *more: str) -
         python,
         "-m",
         "musev_engine.training.render_clips",
-        str(folder),
+        str(folder.resolve()),
         "--clips",
         str(clips),
         "--seed",
@@ -129,7 +132,7 @@ def render_clips(python: str, folder: Path, clips: int, seed: int, *more: str) -
         subprocess.Popen(
             [*command, "--first", str(k), "--step", str(share), *more],
             stdout=subprocess.DEVNULL,
-            cwd=Path(__file__).parents[2],
+            cwd=CHECKOUT,
         )
         for k in range(share)
     ]

@@ -23,7 +23,7 @@ from musev_engine.control import draw_poses
 from musev_engine.loading import Models, load_models
 from musev_engine.pipeline import Clip, Frames, generate
 from musev_engine.training.data import Clips, Sample, load_clips, sample
-from musev_engine.training.mini import render_clips
+from musev_engine.training.mini import BLENDER_PYTHON, render_clips
 from musev_engine.windows import plan_windows
 
 HELD_OUT_SEED = 9001  # training draws from other seeds
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips", type=Path, help="folder of held-out clips (made where missing; default: a temporary one)"
     )
-    parser.add_argument("--blender-python", default=".venv-blender/bin/python", help="a Python that has bpy")
+    parser.add_argument("--blender-python", default=str(BLENDER_PYTHON), help="a Python that has bpy")
     parser.add_argument("--characters", type=int, default=NUM_CHARACTERS)
     parser.add_argument("--long", type=int, default=4, help="how many of them are also made 96 frames long")
     parser.add_argument("--steps", type=int, default=10)
