@@ -69,12 +69,8 @@ def picture_batch(
     return pixels, torch.from_numpy(np.stack(masks))[:, None].float() / 255
 
 
-def autoencoder_loss(model: Autoencoder, pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Reconstruction (L1, L2, gradients; the person counts more), low-pass, probe and a little KL."""
-    with torch.autocast(pixels.device.type, torch.bfloat16):
-        posterior = model.vae.encode(pixels).latent_dist
-        latents = posterior.mean + 0.03 * torch.randn_like(posterior.mean)
-        drawn = model.vae.decode(latents).sample.float()
+def reconstruction_loss(drawn: torch.Tensor, pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """L1, L2, gradients and low-pass between pictures (b, 3, h, w) in [-1, 1]; the person (b, 1, h, w) counts more."""
     weight = 1 + 2 * masks
     error = drawn - pixels
     loss = (weight * (error.abs() + 2 * error.square())).mean()
@@ -83,7 +79,16 @@ def autoencoder_loss(model: Autoencoder, pixels: torch.Tensor, masks: torch.Tens
             loss
             + 0.5 * (torch.diff(error, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()
         )
-    loss = loss + 8 * F.mse_loss(F.avg_pool2d(drawn, 8), F.avg_pool2d(pixels, 8))
+    return loss + 8 * F.mse_loss(F.avg_pool2d(drawn, 8), F.avg_pool2d(pixels, 8))
+
+
+def autoencoder_loss(model: Autoencoder, pixels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Reconstruction (L1, L2, gradients; the person counts more), low-pass, probe and a little KL."""
+    with torch.autocast(pixels.device.type, torch.bfloat16):
+        posterior = model.vae.encode(pixels).latent_dist
+        latents = posterior.mean + 0.03 * torch.randn_like(posterior.mean)
+        drawn = model.vae.decode(latents).sample.float()
+    loss = reconstruction_loss(drawn, pixels, masks)
     mean = posterior.mean.float()
     loss = loss + 4 * F.mse_loss(model.probe(mean), F.avg_pool2d(pixels, 8))
     return loss + 1e-3 * F.relu(mean.square().mean() - 1) + 1e-5 * mean.square().mean()
@@ -128,6 +133,47 @@ def train_autoencoder(
     train("VAE", model, loss_of, schedule, folder / "vae.pt", sheet)
     _standardise(model.vae, picture_batch(clips, np.random.default_rng(seed + 1), 256)[0], device)
     return model.vae
+
+
+def sharpen_decoder(
+    vae: AutoencoderKL,
+    clips: Clips,
+    folder: Path,
+    schedule: Schedule,
+    device: str,
+    seed: int,
+    batch: int = 24,
+) -> None:
+    """Trains the decoder further on latents that stand still, so whatever learnt from them stays right."""
+    vae.requires_grad_(False)
+    for part in (vae.post_quant_conv, vae.decoder):
+        part.requires_grad_(True)
+    scale = vae.config.scaling_factor
+
+    def loss_of(step: int, progress: float) -> torch.Tensor:
+        torch.manual_seed(seed + step)
+        pixels, masks = picture_batch(clips, np.random.default_rng((seed, 7, step)), batch, crop=96)
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(pixels).latent_dist.mean
+                latents = latents + 0.03 / scale * torch.randn_like(latents)  # a denoiser leaves them so
+            drawn = vae.decode(latents).sample.float()
+        return reconstruction_loss(drawn, pixels, masks.to(device))
+
+    shown, _ = picture_batch(clips, np.random.default_rng(seed), 16)
+
+    def sheet(path: Path) -> None:
+        with torch.no_grad():
+            drawn = (
+                vae.decode(vae.encode(shown.to(device)).latent_dist.mean).sample.float().cpu().clamp(-1, 1)
+            )
+        mse = (drawn - shown).square().mean(dim=(1, 2, 3)) / 4
+        print(f"\ndecoder: {(-10 * mse.log10()).mean():.2f} dB", flush=True)
+        rows = torch.cat([shown, drawn], dim=2).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        cv2.imwrite(str(path), np.hstack(list(rows))[..., ::-1])
+
+    train("decoder", vae, loss_of, schedule, folder / "decoder.pt", sheet)
 
 
 def _standardise(vae: AutoencoderKL, pixels: torch.Tensor, device: str) -> None:
