@@ -120,6 +120,20 @@ def test_folding_the_latents_scale_changes_no_picture():
     assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3)
 
 
+def test_sharpening_the_decoder_leaves_the_latents_alone(clips, tmp_path):
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_config(autoencoder.CONFIG)
+    before = {key: value.clone() for key, value in vae.state_dict().items()}
+    schedule = Schedule(2, 1e-3, warm_up=1)
+    small = data.Clips(np.tile(clips.frames, (1, 1, 2, 2, 1)), np.tile(clips.plates, (1, 2, 2, 1)),
+                       clips.keypoints, clips.about)  # fmt: skip
+    autoencoder.sharpen_decoder(vae, small, tmp_path, schedule, "cpu", seed=0, batch=2)
+    for key, value in vae.state_dict().items():
+        moves = key.startswith(("decoder.", "post_quant_conv."))
+        assert moves or torch.equal(value, before[key]), key
+    assert not torch.equal(vae.decoder.conv_in.weight, before["decoder.conv_in.weight"])
+
+
 def test_each_stage_learns_its_own_layers(clips, tmp_path):
     """One step of each stage moves what it should and nothing else; the model packed then loads and makes a clip."""
     vocabulary = write_tokenizer(tmp_path / "tokenizer")

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
-from musev_engine.training.autoencoder import train_autoencoder
+from musev_engine.training.autoencoder import sharpen_decoder, train_autoencoder
 from musev_engine.training.data import load_clips
 from musev_engine.training.denoiser import (
     CLIP_MEAN,
@@ -52,6 +52,8 @@ class Recipe:
     seed: int = 1
     vae_steps: int = 4000
     vae_rate: float = 1.5e-3
+    decoder_steps: int = 1000
+    decoder_rate: float = 1e-3
     frame_steps: int = 6000
     frame_rate: float = 8e-4
     time_steps: int = 1000
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads to use")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    for stage in ("vae", "frames", "time"):
+    for stage in ("vae", "decoder", "frames", "time"):
         parser.add_argument(
             f"--{stage}-minutes", type=float, help=f"end (annealed) the {stage} stage after this time"
         )
@@ -89,7 +91,10 @@ def run(args: argparse.Namespace) -> int:
     vae_folder = work / "vae"
     if not vae_folder.exists():
         schedule = Schedule(recipe.vae_steps, recipe.vae_rate, minutes=args.vae_minutes)
-        train_autoencoder(clips, work, schedule, args.device, recipe.seed).save_pretrained(vae_folder)
+        vae = train_autoencoder(clips, work, schedule, args.device, recipe.seed)
+        schedule = Schedule(recipe.decoder_steps, recipe.decoder_rate, minutes=args.decoder_minutes, ema=0.995)
+        sharpen_decoder(vae, clips, work, schedule, args.device, recipe.seed)
+        vae.save_pretrained(vae_folder)
     vae = AutoencoderKL.from_pretrained(vae_folder).to(args.device).eval()
 
     vocabulary = write_tokenizer(work / "tokenizer")
@@ -165,6 +170,7 @@ still. It knows nothing else of the world.
 - **Data**: {num_clips} clips of 13 frames, rendered by Blender from procedurally varied rigged characters
   (`musev_engine/training/characters.py`, `render_clips.py`, seed {recipe.seed}); no other picture.
 - **VAE**: {steps("vae")} steps, peak learning rate {recipe.vae_rate}.
+- **Decoder** (the VAE's, alone): {steps("decoder")} more steps, peak learning rate {recipe.decoder_rate}.
 - **Frames** (all but the layers along time): {steps("frames")} steps, peak learning rate {recipe.frame_rate}.
 - **Time** (the layers along time): {steps("time")} steps, peak learning rate {recipe.time_rate}.
 - **Seed** {recipe.seed}; v-prediction, zero terminal SNR, trailing steps; shipped as float16.
