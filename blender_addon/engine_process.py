@@ -33,7 +33,7 @@ class EngineStartError(Exception):
 
 
 class EngineProcess:
-    """command: the argument list that serves, say ["/opt/musev/bin/musev", "serve"]. folder: where its
+    """command: the argument list that serves, say ["musev", "serve"]. folder: where its
     greeting and log are kept; made if need be. Raises EngineStartError if the command can't be run."""
 
     def __init__(self, command: Sequence[str], folder: Path):
