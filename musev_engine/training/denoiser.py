@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
@@ -61,6 +62,14 @@ SCHEDULER = {
     "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0,
 }  # fmt: skip
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+PACKED = {  # part of a packed model -> its weights' file
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "referencenet": "referencenet/diffusion_pytorch_model.safetensors",
+    "controlnet": "controlnet/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+    "image_encoder": "image_encoder/model.safetensors",
+    "image_proj": "ip_adapter_image_proj.safetensors",
+}
 EYE = 64  # pixels, both ways, that the image encoder sees
 
 
@@ -352,11 +361,18 @@ def draw(
 
 def train_denoiser(
     data: Encoded, shown: Encoded, vae: AutoencoderKL, vocabulary: int, empty: np.ndarray, folder: Path,
-    schedule: Schedule, time_schedule: Schedule, device: str, seed: int, groups: int = 8,
+    schedule: Schedule, time_schedule: Schedule, device: str, seed: int, groups: int = 8, start: Path | None = None,
 ) -> Denoiser:  # fmt: skip
-    """Both stages, each resumable; `shown` holds clips that are never trained on, for the sample sheets."""
+    """Both stages, each resumable; `shown` holds clips that are never trained on, for the sample sheets.
+
+    `start`: folder of a packed model to go on from.
+    """
     torch.manual_seed(seed)
     model = Denoiser(vocabulary).to(device)
+    if start is not None:
+        for name, file in PACKED.items():
+            state = {key.removeprefix("image_proj."): value for key, value in load_file(start / file).items()}
+            getattr(model, name).load_state_dict(state)
     model.skip_time = True
     scheduler = DDIMScheduler.from_config(SCHEDULER)
     rows = list(range(min(8, len(shown.latents))))

@@ -27,6 +27,7 @@ from musev_engine.training.denoiser import (
     CLIP_MEAN,
     CLIP_STD,
     EYE,
+    PACKED,
     REFERENCE,
     SCHEDULER,
     UNET,
@@ -68,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blender-python", default=str(BLENDER_PYTHON), help="a Python that has bpy")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to use")
+    parser.add_argument(
+        "--start", type=Path, help="folder of a packed model to go on from (default: from scratch)"
+    )
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="compile what can be (a third faster on a CPU; needs a C++ compiler)",
+    )
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     for stage in ("vae", "decoder", "frames", "time"):
@@ -91,8 +100,13 @@ def run(args: argparse.Namespace) -> int:
     vae_folder = work / "vae"
     if not vae_folder.exists():
         schedule = Schedule(recipe.vae_steps, recipe.vae_rate, minutes=args.vae_minutes)
-        vae = train_autoencoder(clips, work, schedule, args.device, recipe.seed)
-        schedule = Schedule(recipe.decoder_steps, recipe.decoder_rate, minutes=args.decoder_minutes, ema=0.995)
+        vae = AutoencoderKL.from_pretrained(args.start / "vae") if args.start else None
+        vae = train_autoencoder(
+            clips, work, schedule, args.device, recipe.seed, start=vae, compiled=args.compiled
+        )
+        schedule = Schedule(
+            recipe.decoder_steps, recipe.decoder_rate, minutes=args.decoder_minutes, ema=0.995
+        )
         sharpen_decoder(vae, clips, work, schedule, args.device, recipe.seed)
         vae.save_pretrained(vae_folder)
     vae = AutoencoderKL.from_pretrained(vae_folder).to(args.device).eval()
@@ -109,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         learnt, shown, vae, vocabulary, empty, work,
         Schedule(recipe.frame_steps, recipe.frame_rate, minutes=args.frames_minutes),
         Schedule(recipe.time_steps, recipe.time_rate, minutes=args.time_minutes),
-        args.device, recipe.seed,
+        args.device, recipe.seed, start=args.start,
     )  # fmt: skip
     pack(model, vae, work / "tokenizer", args.out, model_card(recipe, work, len(clips)))
     print(f"Packed into {args.out}; now measure it: musev bench quality")
@@ -183,22 +197,21 @@ def pack(model: Denoiser, vae: AutoencoderKL, tokenizer: Path, out: Path, card: 
     """Writes the model as float16 safetensors in the hub's folder layout (whole or not at all)."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    for name, network, config, file in (
-        ("unet", model.unet, UNET, "diffusion_pytorch_model"),
-        ("referencenet", model.referencenet, REFERENCE, "diffusion_pytorch_model"),
-        ("controlnet", model.controlnet, _own_config(model.controlnet), "diffusion_pytorch_model"),
-        ("vae", vae, _own_config(vae), "diffusion_pytorch_model"),
-        ("text_encoder", model.text_encoder, model.text_encoder.config.to_dict(), "model"),
-        ("image_encoder", model.image_encoder, model.image_encoder.config.to_dict(), "model"),
+    for name, config in (
+        ("unet", UNET),
+        ("referencenet", REFERENCE),
+        ("controlnet", _own_config(model.controlnet)),
+        ("vae", _own_config(vae)),
+        ("text_encoder", model.text_encoder.config.to_dict()),
+        ("image_encoder", model.image_encoder.config.to_dict()),
     ):
-        folder = part / name
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(config, indent=1, default=list) + "\n")
-        save_file(_half(network), folder / f"{file}.safetensors")
-    save_file(
-        {f"image_proj.{key}": value for key, value in _half(model.image_proj).items()},
-        part / "ip_adapter_image_proj.safetensors",
-    )
+        (part / name).mkdir(parents=True)
+        (part / name / "config.json").write_text(json.dumps(config, indent=1, default=list) + "\n")
+    save_file(_half(vae), part / "vae" / "diffusion_pytorch_model.safetensors")
+    for name, file in PACKED.items():
+        prefix = "image_proj." if name == "image_proj" else ""
+        state = _half(getattr(model, name))
+        save_file({prefix + key: value for key, value in state.items()}, part / file)
     (part / "scheduler").mkdir()
     (part / "scheduler" / "scheduler_config.json").write_text(
         json.dumps({"_class_name": "DDIMScheduler"} | SCHEDULER, indent=1) + "\n"

