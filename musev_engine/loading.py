@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import pickle
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,11 +23,12 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from musev_engine.errors import EngineError
 from musev_engine.models.config import SD15, VARIANTS, unet_config
-from musev_engine.models.projections import ImageProjModel
+from musev_engine.models.projections import FaceProjModel, ImageProjModel
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
 
 SHIPPED = Path(__file__).parent / "assets"
+POSE_CONTROLNET = "control_v11p_sd15_openpose"
 Network = TypeVar("Network", bound=nn.Module)
 
 # How attention layers of the VAE were called in files from before diffusers 0.18.
@@ -38,7 +40,8 @@ class Models:
     """All that makes clips, in eval mode on one device; what a model doesn't have is None.
 
     scheduler_config: `scheduler_config.json`, which also says what the UNet predicts.
-    referencenet reads the still; image_encoder and image_proj make tokens of it; controlnet follows poses.
+    referencenet reads the still; image_encoder and image_proj make tokens of it, face_proj of a face's
+    embedding. controlnets: by name, such as "control_v11p_sd15_openpose".
     folders: where each part came from. licence: the model card's `license:` line, or "".
     """
 
@@ -51,7 +54,8 @@ class Models:
     referencenet: ReferenceNet | None = None
     image_encoder: CLIPVisionModelWithProjection | None = None
     image_proj: ImageProjModel | None = None
-    controlnet: ControlNetModel | None = None
+    face_proj: FaceProjModel | None = None
+    controlnets: dict[str, ControlNetModel] = field(default_factory=dict)
     folders: tuple[Path, ...] = ()
     licence: str = ""
 
@@ -75,6 +79,7 @@ def load_models(
     *,
     motion: str = "musev_referencenet_pose",
     t2i: str | None = None,
+    controlnets: Iterable[str | Path] | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Models:
@@ -82,7 +87,9 @@ def load_models(
     slash in it).
 
     In MuseV's own `checkpoints` folder, `motion` chooses among `motion/*` and `t2i` the image model among
-    `t2i/**` (None: the only one). On the CPU everything runs in float32, whatever `dtype` says.
+    `t2i/**` (None: the only one). `controlnets`: names of ControlNets in the model's folder `controlnet`, or
+    their folders (None: the pose ControlNet, if it is there). On the CPU everything runs in float32,
+    whatever `dtype` says.
     Raises EngineError, code "bad_model", when something isn't there, doesn't fit (the keys are named) or
     can't be read.
     """
@@ -107,11 +114,13 @@ def load_models(
         for part, path in parts.items()
         if part in loaders
     }
+    nets = _controlnet_folders(folder / "controlnet", controlnets)
     return Models(
         name=folder.name,
         tokenizer=CLIPTokenizer.from_pretrained(parts["tokenizer"], local_files_only=True),
         scheduler_config=_read_json(parts["scheduler"] / "scheduler_config.json"),
-        folders=tuple(parts.values()),
+        controlnets={name: load_controlnet(path, device=device, dtype=dtype) for name, path in nets.items()},
+        folders=(*parts.values(), *nets.values()),
         licence=_licence(folder),
         **made,
     )
@@ -123,7 +132,7 @@ def _hub_parts(folder: Path) -> dict[str, Path]:
     parts = {name: folder / name for name in needed}
     if missing := [name for name, path in parts.items() if not path.is_dir()]:
         raise _refusal(f"The model at {folder} lacks a folder", ", ".join(missing), "Copy the whole model.")
-    optional = {name: folder / name for name in ("referencenet", "controlnet", "image_encoder")}
+    optional = {name: folder / name for name in ("referencenet", "image_encoder")}
     parts |= {name: path for name, path in optional.items() if path.is_dir()}
     if "image_encoder" in parts:
         parts["image_proj"] = _first_of(
@@ -158,8 +167,26 @@ def _musev_parts(folder: Path, motion: str, t2i: str | None) -> dict[str, Path]:
         parts["image_encoder"] = _first_of(
             folder, "IP-Adapter/models/image_encoder", "IP-Adapter/image_encoder"
         )
-    control = folder / "controlnet" / "control_v11p_sd15_openpose"
-    return parts | ({"controlnet": control} if control.is_dir() else {})
+    return parts
+
+
+def _controlnet_folders(folder: Path, wanted: Iterable[str | Path] | None) -> dict[str, Path]:
+    """Name -> folder. A `folder` that is itself a ControlNet is the pose ControlNet."""
+    there = {POSE_CONTROLNET: folder} if (folder / "config.json").is_file() else {}
+    there |= {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    if wanted is None:
+        wanted = there.keys() & {POSE_CONTROLNET}
+    found = {}
+    for each in wanted:
+        if isinstance(each, Path):
+            found[each.name] = each
+        elif each in there:
+            found[each] = there[each]
+        else:
+            raise _refusal(
+                f"{folder} holds no such ControlNet", each, f"There are: {', '.join(there) or 'none'}."
+            )
+    return found
 
 
 def _load_unet(folder: Path, **place) -> UNet3D:
@@ -196,7 +223,8 @@ def _load_vae(folder: Path, **place) -> AutoencoderKL:
     return _fill(_build(AutoencoderKL, _read_json(folder / "config.json"), folder), state, folder, **place)
 
 
-def _load_controlnet(folder: Path, **place) -> ControlNetModel:
+def load_controlnet(folder: Path, **place) -> ControlNetModel:
+    """A ControlNet from its folder of `config.json` and weights. `place`: device and dtype."""
     config = _read_json(folder / "config.json")
     return _fill(_build(ControlNetModel, config, folder), _weights(folder), folder, **place)
 
@@ -235,7 +263,6 @@ _LOADERS = {
     "referencenet": _load_referencenet,
     "image_encoder": partial(_from_transformers, CLIPVisionModelWithProjection),
     "image_proj": _load_image_proj,
-    "controlnet": _load_controlnet,
 }
 
 

@@ -16,7 +16,7 @@ from musev_engine.clip import Clip, Event, Frames, Preview, Progress
 from musev_engine.conditions import Conditions, Control, image_tokens, predictor, reference_tokens
 from musev_engine.control import NUM_BODY_POINTS, draw_poses
 from musev_engine.errors import EngineError
-from musev_engine.loading import Models
+from musev_engine.loading import POSE_CONTROLNET, Models
 from musev_engine.prompts import encode_prompts
 from musev_engine.sampling import denoise, draw_noise, guidance_scales, initial_latents, lean_noise
 from musev_engine.schedulers import make_scheduler, set_timesteps
@@ -36,7 +36,7 @@ def generate(clip: Clip, models: Models) -> Iterator[Event]:
 
     Raises EngineError when the model lacks what the clip needs, FloatingPointError as `denoise` does.
     """
-    if clip.poses is not None and models.controlnet is None:
+    if clip.poses is not None and POSE_CONTROLNET not in models.controlnets:
         raise EngineError(
             "This model can't follow poses", models.name, "Choose one with a controlnet.", code="bad_model"
         )
@@ -106,7 +106,7 @@ def _controls(clip: Clip, models: Models, with_still: bool = False) -> tuple[Con
         return draw_poses(clip.poses[first:][indices], clip.width, clip.height)
 
     still_drawing = None if still_pose is None else draw_poses(still_pose[None], clip.width, clip.height)
-    return (Control(models.controlnet, draw, still_drawing, clip.control_scale),)
+    return (Control(models.controlnets[POSE_CONTROLNET], draw, still_drawing, clip.control_scale),)
 
 
 def _denoise(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from musev_engine import loading
 from musev_engine.errors import EngineError
-from musev_engine.loading import load_models
+from musev_engine.loading import POSE_CONTROLNET, load_models
 from tests.tiny_model import write_tiny_model
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -43,8 +43,8 @@ def refused(folder) -> EngineError:
 
 def test_half_precision_files_are_float32_on_the_cpu(original):
     models = load_models(original, dtype=torch.float16)
-    networks = (models.unet, models.vae, models.text_encoder, models.referencenet, models.controlnet)
-    for network in (*networks, models.image_encoder, models.image_proj):
+    networks = (models.unet, models.vae, models.text_encoder, models.referencenet)
+    for network in (*networks, *models.controlnets.values(), models.image_encoder, models.image_proj):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
         assert not network.training and not any(weight.requires_grad for weight in network.parameters())
     stored = load_file(original / UNET)
@@ -158,7 +158,11 @@ def test_the_published_layout_takes_the_image_models_weights_over_the_motion_mod
     loaded = models.unet.state_dict()
     assert all(torch.equal(loaded[key], value.float()) for key, value in spatial.items())
     assert all(torch.equal(loaded[key], own[key].float()) for key in own.keys() - spatial.keys())
-    assert models.controlnet is not None and models.image_proj is not None and models.referencenet is not None
+    assert (
+        list(models.controlnets) == [POSE_CONTROLNET]
+        and models.image_proj is not None
+        and models.referencenet is not None
+    )
     with pytest.raises(EngineError, match="Choose t2i among painter"):
         load_models(hub, t2i="sketcher")
     with pytest.raises(EngineError, match=r"no such motion model \(got musev\)"):
@@ -177,3 +181,16 @@ def test_old_vae_files_are_read(folder):
     change(path, edit)
     after = load_models(folder).vae.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_controlnets_are_loaded_by_name_or_folder_and_only_when_asked_for(folder, tmp_path):
+    nets = tmp_path / "nets"
+    shutil.copytree(folder / "controlnet", nets / "control_v11f1p_sd15_depth")
+    shutil.rmtree(folder / "controlnet")
+    shutil.copytree(nets, folder / "controlnet")
+    assert load_models(folder).controlnets == {}
+    by_name = load_models(folder, controlnets=["control_v11f1p_sd15_depth"]).controlnets
+    by_folder = load_models(folder, controlnets=[nets / "control_v11f1p_sd15_depth"]).controlnets
+    assert list(by_name) == list(by_folder) == ["control_v11f1p_sd15_depth"]
+    with pytest.raises(EngineError, match="There are: control_v11f1p_sd15_depth"):
+        load_models(folder, controlnets=["control_v11p_sd15_openpose"])

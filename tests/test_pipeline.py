@@ -148,7 +148,7 @@ def test_progress_tells_of_every_window_and_step(models):
 
 def test_a_model_that_follows_no_poses_says_so(models):
     with pytest.raises(EngineError, match=r"can't follow poses \(got tiny\)"):
-        next(generate(asked(2), replace(models, controlnet=None)))
+        next(generate(asked(2), replace(models, controlnets={})))
 
 
 @pytest.mark.parametrize("missing", ["referencenet", "image_encoder"])
@@ -157,8 +157,9 @@ def test_parts_a_model_may_lack_are_left_out(models, missing):
 
 
 def test_networks_in_half_precision_take_what_they_are_given(models):
-    parts = ("unet", "vae", "text_encoder", "referencenet", "image_encoder", "image_proj", "controlnet")
+    parts = ("unet", "vae", "text_encoder", "referencenet", "image_encoder", "image_proj")
     half = {part: copy.deepcopy(getattr(models, part)).bfloat16() for part in parts}
+    half["controlnets"] = {name: copy.deepcopy(net).bfloat16() for name, net in models.controlnets.items()}
     whole, rough = (pictures(asked(4), each) for each in (models, replace(models, **half)))
     assert np.abs(whole.astype(int) - rough).mean() < 12
 
