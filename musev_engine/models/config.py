@@ -201,14 +201,17 @@ _REFERENCE_FLAGS = {
     "need_t2i_ip_adapter_face": False, "keep_vision_condtion": True, "need_zero_vis_cond_temb": True,
     "use_anivv1_cfg": True, "resnet_2d_skip_time_act": True,
 }  # fmt: skip
+MUSEV = _REFERENCE_FLAGS | dict.fromkeys(
+    ("need_refer_emb", "ip_adapter_cross_attn", "keep_vision_condtion", "use_anivv1_cfg",
+     "resnet_2d_skip_time_act"), False) | {"need_transformer_in": True}  # fmt: skip
+MUSEV_REFERENCENET = MUSEV_REFERENCENET_POSE = _REFERENCE_FLAGS
+MUSEV_REFERENCENET_WITH_FACEID = _REFERENCE_FLAGS | {"need_t2i_ip_adapter_face": True}
 VARIANTS: dict[str, dict[str, bool]] = {
-    "musev": _REFERENCE_FLAGS | dict.fromkeys(
-        ("need_refer_emb", "ip_adapter_cross_attn", "keep_vision_condtion", "use_anivv1_cfg",
-         "resnet_2d_skip_time_act"), False) | {"need_transformer_in": True},
-    "musev_referencenet": _REFERENCE_FLAGS,
-    "musev_referencenet_pose": _REFERENCE_FLAGS,
-    "musev_referencenet_with_faceid": _REFERENCE_FLAGS | {"need_t2i_ip_adapter_face": True},
-}  # fmt: skip
+    "musev": MUSEV,
+    "musev_referencenet": MUSEV_REFERENCENET,
+    "musev_referencenet_pose": MUSEV_REFERENCENET_POSE,
+    "musev_referencenet_with_faceid": MUSEV_REFERENCENET_WITH_FACEID,
+}
 
 
 def unet_config(variant: str, **changes: Any) -> dict[str, Any]:

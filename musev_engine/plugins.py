@@ -1,0 +1,181 @@
+"""What this engine and other packages add to it, found alike: by name, through Python's entry points.
+
+A package says what it adds in its pyproject.toml, one line for each thing, and is installed beside the engine:
+
+    [project.entry-points."musev.window_schedules"]
+    pendulum = "my_package.schedules:pendulum"
+
+| group | what the named object must be |
+|---|---|
+| `musev.motion_models` | the motion UNet's flags by name, a dict as in `models.config.VARIANTS`; its weights lie in
+    `motion/NAME/unet` of a folder in MuseV's layout |
+| `musev.control_preprocessors` | called as `preprocess(frames, resolution=None)`: frames uint8 (t, h, w, 3), sRGB;
+    gives the control pictures, uint8 of the same shape; `resolution` is the shorter side at which to detect, in
+    pixels (None: the frames' own). Its attribute `controlnet` names the ControlNet that reads them, such as
+    "control_v11p_sd15_canny" |
+| `musev.window_schedules` | called as `schedule(num_frames, context_frames, context_overlap, *, context_stride,
+    step)`: gives a list of `windows.Window` that count each frame of [0, num_frames) at least once |
+| `musev.predictors` | called as `predictor(unet, conditions, timesteps, guidance)`: gives the function that
+    `sampling.denoise` calls, see `conditions.predictor` |
+
+Names are those of Python: letters, digits and underscores. `examples/plugin` is a package that does this.
+
+Nothing is imported before it is asked for by name. A plug-in that can't work (its module isn't there, or holds no
+such object, or its name is taken) is left out of `found` and told by `listing`, with the reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, metadata
+from importlib.machinery import PathFinder
+
+from musev_engine.errors import EngineError
+
+OURS = "musev-for-blender"
+GROUPS = {  # group: what one of its objects is called
+    "musev.motion_models": "motion model",
+    "musev.control_preprocessors": "control preprocessor",
+    "musev.window_schedules": "window schedule",
+    "musev.predictors": "predictor",
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point. target: "module:object". problem: why it is left out, or ""."""
+
+    group: str
+    name: str
+    target: str
+    package: str
+    version: str
+    problem: str = ""
+
+    def load(self) -> object:
+        """Import the object. Raises EngineError, code "broken_plugin", if that fails or it isn't what its group
+        asks for."""
+        module, _, path = self.target.partition(":")
+        try:
+            made = import_module(module)
+            for attribute in path.split("."):
+                made = getattr(made, attribute)
+        except Exception as error:  # others' code may raise anything: this is where it becomes a message
+            raise self._broken(f"{type(error).__name__}: {error}") from error
+        if fault := _unfit(self.group, made):
+            raise self._broken(fault)
+        return made
+
+    def _broken(self, why: str) -> EngineError:
+        return EngineError(
+            f"The {GROUPS[self.group]} {self.name!r} of the package {self.package} {self.version} doesn't work",
+            why,
+            f"Update or remove the package: pip uninstall {self.package}",
+            code="broken_plugin",
+        )
+
+
+class Found(Mapping[str, object]):
+    """Name -> object, imported when it is taken out. Names come in order, the engine's own first."""
+
+    def __init__(self, group: str):
+        self._group = group
+        here = [plugin for plugin in listing() if plugin.group == group]
+        self._plugins = {plugin.name: plugin for plugin in here if not plugin.problem}
+        self._plugins |= {plugin.name: plugin for plugin in here if plugin.name not in self._plugins}
+
+    def __getitem__(self, name: str) -> object:
+        """Raises EngineError for a name that isn't there (the nearest are offered), or is there and broken."""
+        if name not in self._plugins:
+            what, known = GROUPS[self._group], sorted(self)
+            near = difflib.get_close_matches(name, known, n=3)
+            remedy = (
+                f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(known) or 'none'}."
+            )
+            raise EngineError(f"No {what} has this name", name, remedy, code="unknown_name")
+        plugin = self._plugins[name]
+        if plugin.problem:
+            raise plugin._broken(plugin.problem)
+        return plugin.load()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._plugins and not self._plugins[name].problem
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, plugin in self._plugins.items() if not plugin.problem)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@cache
+def found(group: str) -> Found:
+    """What there is in one of GROUPS. Looking at its names imports nothing; taking one out imports that one."""
+    return Found(group)
+
+
+@cache
+def listing() -> tuple[Plugin, ...]:
+    """Every entry point of every group, those that are left out too, without importing any.
+
+    A name belongs to this engine first, then to the package that comes first in the alphabet.
+    """
+    points = {  # a checkout may hold older metadata of a package beside what is installed: all of it counts, once
+        (point.group, point.name, point.value, distribution.name or "?"): distribution.version
+        for distribution in metadata.distributions()
+        for point in distribution.entry_points
+        if point.group in GROUPS
+    }
+    plugins, taken = [], {}
+    for group, name, target, package in sorted(points, key=lambda key: (key[3] != OURS, key[3])):
+        problem = _trouble(name, target)
+        if (group, name) in taken:
+            problem = f"the name {name!r} is taken by {taken[group, name]}"
+        elif not problem:
+            taken[group, name] = package
+        version = points[group, name, target, package]
+        plugins.append(Plugin(group, name, target, package, version, problem))
+    return tuple(plugins)
+
+
+def _trouble(name: str, target: str) -> str:
+    """What can be seen to be wrong without running any of the package's code, or ""."""
+    if not name.isidentifier():
+        return f"the name {name!r} has other signs than letters, digits and underscores"
+    if not re.fullmatch(r"[\w.]+:[\w.]+", target):
+        return f"{target!r} is not of the form module:object"
+    module, _, path = target.partition(":")
+    parts = module.split(".")
+    try:
+        spec = importlib.util.find_spec(parts[0])
+        for number in range(2, len(parts) + 1):
+            if spec is None:
+                break
+            spec = PathFinder.find_spec(".".join(parts[:number]), spec.submodule_search_locations or [])
+        if spec is None or spec.loader is None:
+            return f"there is no module {module}"
+        code = spec.loader.get_code(module) if hasattr(spec.loader, "get_code") else None
+    except (ImportError, SyntaxError, ValueError, OSError) as error:
+        return f"{module} can't be read: {type(error).__name__}: {error}"
+    names = code.co_names if code else ()
+    may_come_otherwise = code is None or "__getattr__" in names or ("*",) in code.co_consts
+    if path.partition(".")[0] not in names and not may_come_otherwise:
+        return f"{module} has no {path}"
+    return ""
+
+
+def _unfit(group: str, made: object) -> str:
+    """Why an object isn't what its group asks for, or ""."""
+    if group == "musev.motion_models":
+        flags = isinstance(made, Mapping) and all(type(value) is bool for value in made.values())
+        return "" if flags else f"it must be a dict of flags, and is {type(made).__name__}"
+    if not callable(made):
+        return f"it must be callable, and is {type(made).__name__}"
+    if group == "musev.control_preprocessors" and not isinstance(getattr(made, "controlnet", None), str):
+        return "its attribute `controlnet` must name a ControlNet"
+    return ""

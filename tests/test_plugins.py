@@ -1,0 +1,139 @@
+"""Plug-ins: what other packages add is found by name, imported late, and left out where it can't work."""
+
+import subprocess
+import sys
+
+import pytest
+
+from musev_engine import plugins
+from musev_engine.errors import EngineError
+
+SCHEDULES, CONTROLS = "musev.window_schedules", "musev.control_preprocessors"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """A function that installs a package of one module as pip would leave it."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def put(package, source, points, group=SCHEDULES, version="1.2"):
+        module = package.replace("-", "_")
+        (tmp_path / f"{module}.py").write_text(source)
+        info = tmp_path / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        lines = "\n".join(f"{name} = {target}" for name, target in points.items())
+        (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
+        forget()
+
+    yield put
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+    forget()
+
+
+def forget():
+    plugins.listing.cache_clear()
+    plugins.found.cache_clear()
+
+
+def problem(name):
+    (left_out,) = [plugin for plugin in plugins.listing() if plugin.name == name and plugin.problem]
+    return left_out.problem
+
+
+def test_everything_of_ours_is_registered_and_fits_its_group():
+    ours = [plugin for plugin in plugins.listing() if plugin.package == plugins.OURS]
+    assert {plugin.group for plugin in ours} >= {"musev.motion_models", SCHEDULES, "musev.predictors"}
+    for plugin in ours:
+        assert not plugin.problem
+        plugin.load()  # raises where it is no such thing
+
+
+def test_listing_imports_nothing_heavy():
+    program = (
+        "import sys; from musev_engine import plugins; plugins.listing();"
+        "print([len(plugins.found(g)) for g in plugins.GROUPS]);"
+        "assert not {'torch', 'numpy', 'musev_engine.windows'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_another_packages_schedule_is_found_and_imported_only_when_taken(install):
+    install(
+        "windows-by-ann",
+        "def pendulum(*sizes, **more):\n    return []\n",
+        {"pendulum": "windows_by_ann:pendulum"},
+    )
+    there = plugins.found(SCHEDULES)
+    assert "pendulum" in there and list(there)[:1] != ["pendulum"]
+    assert "windows_by_ann" not in sys.modules
+    assert there["pendulum"](8, 4, 2) == []
+    (plugin,) = [plugin for plugin in plugins.listing() if plugin.name == "pendulum"]
+    assert (plugin.package, plugin.version, plugin.problem) == ("windows-by-ann", "1.2", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "said"),
+    [
+        ("gone", "no_such_module_anywhere:thing", "there is no module no_such_module_anywhere"),
+        ("deep", "by_bob.deeper.still:thing", "there is no module by_bob.deeper.still"),
+        ("nameless", "by_bob:nothing", "by_bob has no nothing"),
+        ("whole", "by_bob", "not of the form"),
+        ("odd-name", "by_bob:thing", "other signs"),
+    ],
+)
+def test_what_cannot_work_is_left_out_and_named(install, name, target, said):
+    install("by-bob", "thing = print\n", {name: target, "thing": "by_bob:thing"})
+    assert said in problem(name)
+    assert name not in plugins.found(SCHEDULES) and "thing" in plugins.found(SCHEDULES)
+    with pytest.raises(EngineError, match=r"by-bob 1\.2 doesn't work.*pip uninstall by-bob") as refused:
+        plugins.found(SCHEDULES)[name]
+    assert refused.value.code == "broken_plugin"
+
+
+def test_a_module_with_wrong_syntax_is_left_out(install):
+    install("by-carl", "def thing(:\n", {"thing": "by_carl:thing"})
+    assert "SyntaxError" in problem("thing")
+
+
+def test_what_fails_when_imported_is_told_with_its_package(install):
+    install("by-dora", "import a_library_that_is_not_there\nthing = print\n", {"thing": "by_dora:thing"})
+    assert "thing" in plugins.found(SCHEDULES)  # nobody has run it yet
+    with pytest.raises(EngineError, match=r"by-dora 1\.2.*a_library_that_is_not_there"):
+        plugins.found(SCHEDULES)["thing"]
+
+
+def test_names_may_come_from_a_modules_getattr_or_a_star(install):
+    install("by-eve", "def __getattr__(name):\n    return print\n", {"made": "by_eve:made"})
+    install("by-fay", "from math import *\n", {"sqrt": "by_fay:sqrt"})
+    assert plugins.found(SCHEDULES)["made"] is print
+    assert plugins.found(SCHEDULES)["sqrt"](9) == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "source", "said"),
+    [
+        (SCHEDULES, "thing = 3\n", "must be callable"),
+        (CONTROLS, "def thing(frames, resolution=None):\n    return frames\n", "controlnet"),
+        ("musev.motion_models", "thing = {'need_refer_emb': 1}\n", "dict of flags"),
+    ],
+)
+def test_what_is_no_such_thing_is_refused(install, group, source, said):
+    install("by-gus", source, {"thing": "by_gus:thing"}, group)
+    with pytest.raises(EngineError, match=said):
+        plugins.found(group)["thing"]
+
+
+def test_a_taken_name_stays_with_the_engine_then_with_the_first(install):
+    install("aaa-first", "thing = print\n", {"uniform": "aaa_first:thing", "mine": "aaa_first:thing"})
+    install("zzz-last", "thing = print\n", {"mine": "zzz_last:thing"})
+    assert "taken by musev-for-blender" in problem("uniform")
+    assert "taken by aaa-first" in problem("mine")
+    assert plugins.found(SCHEDULES)["uniform"] is not print
+
+
+def test_an_unknown_name_offers_the_nearest():
+    with pytest.raises(EngineError, match="Did you mean shifting") as refused:
+        plugins.found(SCHEDULES)["shiftign"]
+    assert refused.value.code == "unknown_name"
