@@ -71,6 +71,14 @@ class Plugin:
             raise self._broken(fault)
         return made
 
+    def fault(self) -> str:
+        """Why it doesn't work, found by importing it, or ""."""
+        try:
+            self.load()
+        except EngineError as error:
+            return self.problem or error.value
+        return self.problem
+
     def _broken(self, why: str) -> EngineError:
         return EngineError(
             f"The {GROUPS[self.group]} {self.name!r} of the package {self.package} {self.version} doesn't work",

@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import importlib
 import ipaddress
-import json
 import os
-import platform
 import secrets
-import shutil
 import signal
 import sqlite3
 import sys
 import uuid
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from blender_addon import protocol
@@ -30,9 +25,10 @@ from blender_addon.protocol import (
     ProtocolError,
     Refused,
 )
+from server.cli_models import models, models_arguments, plugins, plugins_arguments
+from server.doctor import doctor, doctor_arguments
 
 TOKEN_VARIABLE = "MUSEV_TOKEN"
-LEAST_FREE_BYTES = 500_000_000
 DELEGATED = {  # verb: (module, what it does)
     "train mini": ("musev_engine.training.mini", "train the embedded model"),
     "bench quality": ("musev_engine.training.quality", "measure the embedded model against the truth"),
@@ -46,8 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     verbs: dict[str, tuple[Callable, Callable, str]] = {
         "serve": (serve_arguments, serve, "make clips for Blender until its parent ends"),
         "text2video": (text2video_arguments, text2video, "make one clip into a folder of PNG files"),
-        "models": (models_arguments, models, "list the models this engine can use"),
-        "doctor": (doctor_arguments, doctor, "see whether this machine can make clips"),
+        "models": (models_arguments, models, "list, download, verify and remove models"),
+        "plugins": (plugins_arguments, plugins, "list what this engine and other packages add to it"),
+        "doctor": (
+            doctor_arguments,
+            doctor,
+            "see what is here, what is missing, and what this machine can run",
+        ),
     }
     if " ".join(argv[:2]) in DELEGATED:
         return delegate(" ".join(argv[:2]), argv[2:])
@@ -207,7 +208,7 @@ def parent_watch(pid: int | None) -> Callable[[], bool]:
     return lives
 
 
-# --- text2video, models, doctor ---------------------------------------------------------------------
+# --- text2video ---------------------------------------------------------------------------------------
 
 
 def text2video_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,79 +250,3 @@ def text2video(args: argparse.Namespace) -> int:
         return 1
     print(f"\n{request.num_frames} frames in {args.out}", file=sys.stderr)
     return 0
-
-
-def models_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON list")
-
-
-def models(args: argparse.Namespace) -> int:
-    from server.models import models_here
-
-    known = models_here()
-    if args.json:
-        print(json.dumps([dataclasses.asdict(model) for model in known]))
-    else:
-        for model in known:
-            there = "installed" if model.installed else "not installed"
-            size = f"{model.size_bytes / 1e6:8.0f} MB"
-            print(f"{model.name:24} {size}  {there:14} {model.licence}  {model.source}")
-    return 0
-
-
-def doctor_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state-dir", type=Path, help="the folder that `musev serve` would use")
-
-
-def doctor(args: argparse.Namespace) -> int:
-    """Look at what a clip needs, one line each; status 1 if something is missing."""
-    from server.jobs import cache_folder
-
-    checks = [
-        ("Python", platform.python_version),
-        ("torch", _torch),
-        *(
-            (name, lambda name=name: metadata.version(name))
-            for name in ("diffusers", "transformers", "websockets")
-        ),
-        ("state folder", lambda: _disk(args.state_dir or cache_folder())),
-        ("a model", _a_model),
-    ]
-    failed = 0
-    for name, check in checks:
-        try:
-            print(f"ok    {name}: {check()}")
-        except (ImportError, OSError, ValueError) as error:
-            failed += 1
-            print(f"FAIL  {name}: {error}")
-    return 1 if failed else 0
-
-
-def _torch() -> str:
-    import torch
-
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return f"{torch.__version__} on {device}"
-
-
-def _disk(folder: Path) -> str:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} can't be written; give another with --state-dir")
-    free = shutil.disk_usage(folder).free
-    if free < LEAST_FREE_BYTES:
-        raise OSError(f"{folder} has {free / 1e6:.0f} MB left; free {LEAST_FREE_BYTES / 1e6:.0f} MB")
-    return f"{folder}, {free / 1e9:.1f} GB free"
-
-
-def _a_model() -> str:
-    from server.models import models_here
-
-    installed = [model.name for model in models_here() if model.installed]
-    if not installed:
-        raise ValueError("none is installed; see `musev models`")
-    return ", ".join(installed)

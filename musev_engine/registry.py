@@ -1,0 +1,318 @@
+"""The models this engine knows, and where their files lie on this machine. Touches no network; imports no torch.
+
+What is known of each stands in `assets/models.toml`. Models lie in the models folder: this user's own, or the one
+that the environment variable MUSEV_MODELS names. It is laid out as MuseV's `checkpoints` folder; where that has no
+place for something (ControlNets, detectors), models.toml says ours. Other folders of that layout, a MuseV
+checkout's for one, are searched too once `add_folder` was told of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import json
+import os
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from musev_engine.errors import EngineError
+
+KNOWN = Path(__file__).parent / "assets" / "models.toml"
+HUB = "https://huggingface.co"
+ROLES = (
+    "motion", "t2i", "vae", "controlnet", "annotator", "image-encoder", "ip-adapter", "faceid", "lora", "embedding",
+)  # fmt: skip
+FOLDERS, RECEIPTS, INCOMING = "folders.json", ".downloaded", ".incoming"  # in the models folder
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of a model. name: below the model's folder. sources: its paths in the repository, best first.
+    size (bytes) and sha256 are the first source's, None where not known."""
+
+    name: str
+    sources: tuple[str, ...]
+    size: int | None = None
+    sha256: str | None = None
+
+    def forms(self) -> Iterator[str]:
+        """The names under which it does as well: weights come as .safetensors or .bin."""
+        yield self.name
+        stem, dot, ending = self.name.rpartition(".")
+        if ending in ("safetensors", "bin"):
+            yield stem + dot + ("bin" if ending == "safetensors" else "safetensors")
+            if stem.rpartition("/")[2] == "model":  # what transformers calls the pickled one
+                yield f"{stem.removesuffix('model')}pytorch_model.bin"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One model. role: one of ROLES. folder: its place in a models folder; also: others that are searched.
+
+    licence: None where nobody here could verify it; licence_url: where it stands. commercial: whether one may
+    sell what it makes, None where not known.
+    """
+
+    id: str
+    role: str
+    about: str
+    repository: str
+    revision: str
+    folder: str
+    also: tuple[str, ...]
+    files: tuple[ModelFile, ...]
+    licence: str | None
+    licence_url: str
+    commercial: bool | None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files whose size is known, None if a weight file's isn't."""
+        weights = [file for file in self.files if not file.name.endswith((".json", ".txt"))]
+        if any(file.size is None for file in weights):
+            return None
+        return sum(file.size or 0 for file in self.files)
+
+    @property
+    def terms(self) -> str:
+        """The licence in one line."""
+        sold = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not known"}
+        return f"{self.licence or 'licence not known to this engine'}; {sold[self.commercial]}; {self.licence_url}"
+
+
+@cache
+def known() -> dict[str, KnownModel]:
+    """Every known model by its id, in the file's order."""
+    return {id: _model(id, row) for id, row in _read()["models"].items()}
+
+
+@cache
+def controls() -> dict[str, tuple[str, ...]]:
+    """MuseV's 26 control names, and the ids of what each needs: its ControlNet, then its detector if it has one."""
+    return {name: tuple(needs) for name, needs in _read()["controls"].items()}
+
+
+def model(id: str) -> KnownModel:
+    """Raises EngineError, code "unknown_model", with the nearest ids."""
+    if id not in known():
+        lower = {name.lower(): name for name in known()}
+        near = [lower[name] for name in difflib.get_close_matches(id.lower(), lower, n=3, cutoff=0.5)]
+        near = near or [name for name in known() if id.lower() in name.lower()][:3]
+        remedy = f"Did you mean {' or '.join(near)}?" if near else "See: musev models list"
+        raise EngineError("No known model has this id", id, remedy, code="unknown_model")
+    return known()[id]
+
+
+def find(id: str) -> Path:
+    """Where a model lies: its file if it has one alone, else its folder.
+
+    Raises EngineError: code "unknown_model", or "missing_model", which names the file, its source, size and
+    licence, and the command that gets it.
+    """
+    wanted = model(id)
+    paths = here(wanted)
+    if len(paths) < len(wanted.files):
+        raise _missing(wanted, [file for file in wanted.files if file.name not in paths])
+    if len(wanted.files) == 1:
+        return paths[wanted.files[0].name]
+    first = wanted.files[0].name
+    return paths[first].parents[first.count("/")]
+
+
+def find_file(id: str, name: str) -> Path:
+    """One file of a model that has several, such as ("annotator-openpose", "facenet.pth"). Raises as `find`."""
+    wanted = model(id)
+    paths = here(wanted)
+    if name not in paths:
+        raise _missing(wanted, [file for file in wanted.files if file.name == name])
+    return paths[name]
+
+
+def here(wanted: KnownModel) -> dict[str, Path]:
+    """File name -> its path, in the folder that has most of them. Empty files don't count."""
+    best: dict[str, Path] = {}
+    for root in folders():
+        for place in (wanted.folder, *wanted.also):
+            found = {}
+            for file in wanted.files:
+                forms = (root / place / form for form in file.forms())
+                path = next((path for path in forms if path.is_file() and path.stat().st_size), None)
+                if path is not None:
+                    found[file.name] = path
+            if len(found) > len(best):
+                best = found
+    return best
+
+
+def installed(id: str) -> bool:
+    """Whether all its files are here; doesn't read them."""
+    return len(here(model(id))) == len(model(id).files)
+
+
+def image_models() -> dict[str, Path]:
+    """The image models (t2i) that are here, known or not, by name: folders under `t2i` that hold a `unet`."""
+    found: dict[str, Path] = {}
+    for root in folders():
+        for unet in sorted((root / "t2i").rglob("unet/config.json")):
+            found.setdefault(unet.parents[1].name, unet.parents[1])
+    return found
+
+
+def verify(id: str) -> dict[str, str]:
+    """File name -> what reading it showed: "ok", "missing", "not known" (no hash to compare with), or what's wrong.
+
+    Compared with the known hash, else with the one it was downloaded with.
+    """
+    wanted = model(id)
+    paths, kept = here(wanted), receipt(wanted)
+    return {file.name: _verdict(file, paths.get(file.name), kept) for file in wanted.files}
+
+
+def _verdict(file: ModelFile, path: Path | None, kept: Mapping[str, str]) -> str:
+    if path is None:
+        return "missing"
+    as_known = path.name == Path(file.name).name and file.sources[0].endswith(path.suffix)
+    if str(path) not in kept and as_known and file.size not in (None, path.stat().st_size):
+        return f"{path} has {path.stat().st_size:,} bytes instead of {file.size:,}"
+    wanted = kept.get(str(path)) or (file.sha256 if as_known else None)
+    if wanted is None:
+        return "not known"
+    found = sha256_of(path)
+    return "ok" if found == wanted else f"{path} has sha256 {found} instead of {wanted}"
+
+
+def receipt(wanted: KnownModel) -> dict[str, str]:
+    """Path -> sha256 of the files that `musev models download` put into the models folder."""
+    path = models_folder() / RECEIPTS / f"{wanted.id}.json"
+    if not path.is_file():
+        return {}
+    return {str(models_folder() / name): sha for name, sha in _read_json(path)["files"].items()}
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- folders ------------------------------------------------------------------------------------------
+
+
+def models_folder() -> Path:
+    """Where models are downloaded to: $MUSEV_MODELS, or this user's own. It need not exist yet."""
+    if given := os.environ.get("MUSEV_MODELS"):
+        return Path(given).expanduser().absolute()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "musev" / "models"
+
+
+def folders() -> list[Path]:
+    """The models folder, then those that were added, in that order."""
+    return [models_folder(), *added_folders()]
+
+
+def added_folders() -> list[Path]:
+    path = models_folder() / FOLDERS
+    return [Path(folder) for folder in _read_json(path)["folders"]] if path.is_file() else []
+
+
+def add_folder(folder: Path) -> list[str]:
+    """Search this folder too; gives the ids of the known models in it. Nothing is copied.
+
+    Raises EngineError, code "no_models", if it holds nothing that this engine knows.
+    """
+    folder = folder.expanduser().resolve()
+    held = [one.id for one in known().values() if _holds(folder, one)]
+    if not held:
+        raise EngineError(
+            "This folder holds no model in MuseV's layout",
+            folder,
+            "Give the folder that holds motion/, t2i/, vae/ and so on; a MuseV checkout calls it checkpoints.",
+            code="no_models",
+        )
+    if folder not in folders():
+        models_folder().mkdir(parents=True, exist_ok=True)
+        written = json.dumps({"folders": [str(path) for path in [*added_folders(), folder]]}, indent=1)
+        (models_folder() / FOLDERS).write_text(written, encoding="utf-8")
+    return held
+
+
+def _holds(root: Path, wanted: KnownModel) -> bool:
+    return any(
+        all(any((root / place / form).is_file() for form in file.forms()) for file in wanted.files)
+        for place in (wanted.folder, *wanted.also)
+    )
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _read() -> dict:
+    return tomllib.loads(KNOWN.read_text(encoding="utf-8"))
+
+
+def _model(id: str, row: dict) -> KnownModel:
+    repository = row["repository"]
+    shared: dict = {}
+    for pattern, terms in _read()["repositories"].items():
+        if fnmatch.fnmatchcase(repository, pattern):
+            shared |= terms
+    if "licence" in row:  # another licence than the repository's: what that allowed says nothing
+        shared.pop("commercial", None)
+    row = (
+        {"from": row["folder"], "also": [], "revision": "main", "licence_url": f"{HUB}/{repository}"}
+        | shared
+        | row
+    )
+    prefix = f"{row['from']}/" if row["from"] else ""
+    files = tuple(
+        ModelFile(
+            name,
+            tuple(prefix + source for source in facts.get("from", [name])),
+            facts.get("size"),
+            facts.get("sha256"),
+        )
+        for name, facts in row["files"].items()
+    )
+    return KnownModel(
+        id=id,
+        role=row["role"],
+        about=row["about"],
+        repository=repository,
+        revision=row["revision"],
+        folder=row["folder"],
+        also=tuple(row["also"]),
+        files=files,
+        licence=row.get("licence") or None,
+        licence_url=row["licence_url"],
+        commercial=row.get("commercial"),
+    )
+
+
+def _missing(wanted: KnownModel, files: list[ModelFile]) -> EngineError:
+    told = [f"{file.name} ({file.size / 1e6:.0f} MB)" if file.size else file.name for file in files]
+    names = ", ".join(told[:4]) + (f" and {len(told) - 4} more files" if len(told) > 4 else "")
+    return EngineError(
+        f"The model {wanted.id} isn't here: {names}, from {HUB}/{wanted.repository}. Licence: {wanted.terms}",
+        models_folder() / wanted.folder,
+        f"Run: musev models download {shlex.quote(wanted.id)}",
+        code="missing_model",
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{path} can't be read", error, "Remove it; it is written anew.") from error

@@ -1,0 +1,289 @@
+"""`musev models …` and `musev plugins`: which models there are, and how they come here.
+
+Imports musev_engine's registry, which is light, when a verb runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+EXIT_CODES = """exit status:
+  0  done
+  1  it failed; the message says why (the hub, the disk, a folder)
+  2  the arguments are wrong
+  3  no known model has this id
+  4  the licence was not accepted
+  5  offline mode, and it would need the network
+  6  the model, or a file of it, isn't here
+  7  a file isn't what it should be (size or sha256)
+"""
+STATUS = {
+    "unknown_model": 3,
+    "licence_not_accepted": 4,
+    "offline": 5,
+    "missing_model": 6,
+    "wrong_hash": 7,
+}
+
+
+def models_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = EXIT_CODES, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--json", action="store_true", help="print one JSON value")
+    parser.set_defaults(run=list_models, role=None, installed=False)
+    verbs = parser.add_subparsers(metavar="VERB")
+
+    def verb(name, run, text):
+        one = verbs.add_parser(name, help=text, description=text)
+        one.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON value"
+        )
+        one.set_defaults(run=run)
+        return one
+
+    listing = verb("list", list_models, "list the models this engine knows (also without a verb)")
+    listing.add_argument("--role", help="only these: motion, t2i, vae, controlnet, annotator, lora, ...")
+    listing.add_argument("--installed", action="store_true", help="only those that are here")
+    verb("show", show, "tell all that is known of one model").add_argument("id")
+    get = verb("download", download, "get models from the hub, once their licence is accepted")
+    get.add_argument("id", nargs="+")
+    get.add_argument("--accept-licence", action="store_true", help="accept the licences that are shown")
+    get.add_argument("--endpoint", help="another hub's address (default: $HF_ENDPOINT, else the public hub)")
+    get.add_argument("--offline", action="store_true", help="never touch the network (as HF_HUB_OFFLINE=1)")
+    verb("verify", verify, "read models and compare their hashes").add_argument(
+        "id", nargs="*", help="default: all that are here"
+    )
+    drop = verb("remove", remove, "delete models from the models folder")
+    drop.add_argument("id", nargs="+")
+    drop.add_argument("--yes", action="store_true", help="don't ask")
+    verb("path", path, "print the models folder, and the folders that were added, one a line")
+    verb("add", add, "use the models of another folder too, such as MuseV's checkpoints").add_argument(
+        "folder", type=Path
+    )
+
+
+def models(args: argparse.Namespace) -> int:
+    from musev_engine.errors import EngineError
+
+    try:
+        return args.run(args)
+    except EngineError as error:
+        told = {"code": error.code, "message": error.message, "value": error.value, "remedy": error.remedy}
+        print(json.dumps({"error": told}) if args.json else f"musev models: {error}", file=sys.stderr)
+        return STATUS.get(error.code, 1)
+    except OSError as error:
+        print(f"musev models: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nmusev models: stopped; the same command goes on from here.", file=sys.stderr)
+        return 1
+
+
+def list_models(args: argparse.Namespace) -> int:
+    from musev_engine import registry
+
+    rows = [_told(model) for model in registry.known().values()]
+    rows = [
+        row for row in rows if args.role in (None, row["role"]) and (row["installed"] or not args.installed)
+    ]
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        size = f"{row['size_bytes'] / 1e6:.0f} MB" if row["size_bytes"] else "?"
+        there = "here" if row["installed"] else "-"
+        print(f"{row['id']:34} {row['role']:14} {size:>8}  {there:5} {row['licence'] or 'licence not known'}")
+    print(f"\n{sum(row['installed'] for row in rows)} of {len(rows)} are here; the folder: musev models path")
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    from musev_engine import registry
+
+    model = registry.model(args.id)
+    row, paths = _told(model), registry.here(model)
+    if args.json:
+        print(json.dumps(row))
+        return 0
+    print(f"{model.id} ({model.role}): {model.about}")
+    print(f"from {registry.HUB}/{model.repository}, revision {model.revision}")
+    print(f"licence: {model.terms}")
+    for file in model.files:
+        where = (
+            paths.get(file.name) or f"not here; goes to {registry.models_folder() / model.folder / file.name}"
+        )
+        size = f"{file.size:,} bytes" if file.size else "size not known"
+        print(f"  {file.name}: {size}, sha256 {file.sha256 or 'not known'}\n    {where}")
+    return 0
+
+
+def download(args: argparse.Namespace) -> int:
+    from musev_engine import downloads, registry
+
+    if args.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    wanted = [registry.model(id) for id in args.id]
+    missing = [model for model in wanted if not registry.installed(model.id)]
+    for model in wanted:
+        if model not in missing:
+            print(f"{model.id} is here already: {registry.find(model.id)}", file=sys.stderr)
+    for model in missing:
+        print(f"{model.id}: {model.terms}", file=sys.stderr)
+    if missing and not downloads.offline():
+        _accepted(args, missing)
+    for model in missing:
+        remotes = downloads.look_up(model, args.endpoint)
+        size = sum(remote.size for remote in remotes) / 1e6
+        print(f"{model.id}: {len(remotes)} files, {size:,.1f} MB", file=sys.stderr)
+        folder = downloads.fetch(model, remotes)
+        print(f"{model.id} is in {folder}", file=sys.stderr)
+    if args.json:
+        print(json.dumps([_told(model) for model in wanted]))
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    from musev_engine import registry
+
+    ids = args.id or [id for id in registry.known() if registry.installed(id)]
+    verdicts = {id: registry.verify(id) for id in ids}
+    if args.json:
+        print(json.dumps(verdicts))
+    else:
+        for id, files in verdicts.items():
+            for name, verdict in files.items():
+                what = "there, with no hash to compare it with" if verdict == "not known" else verdict
+                print(f"{id}: {name}: {what}")
+        if not ids:
+            print("No known model is here.", file=sys.stderr)
+    said = {verdict for files in verdicts.values() for verdict in files.values()}
+    if said - {"ok", "not known", "missing"}:
+        return 7
+    return 6 if "missing" in said else 0
+
+
+def remove(args: argparse.Namespace) -> int:
+    from musev_engine import downloads, registry
+    from musev_engine.errors import EngineError
+
+    wanted = [registry.model(id) for id in args.id]
+    root = registry.models_folder()
+    for model in wanted:
+        paths = registry.here(model)
+        elsewhere = [path for path in paths.values() if not path.is_relative_to(root)]
+        if not paths or elsewhere:
+            where = (
+                f"it is in {elsewhere[0].parent}, which isn't ours to empty" if elsewhere else "it isn't here"
+            )
+            raise EngineError(
+                "This model can't be removed", f"{model.id}: {where}", "See: musev models list --installed",
+                "missing_model",
+            )  # fmt: skip
+    if not args.yes and not _yes(f"Delete {', '.join(args.id)} from {root}?"):
+        raise EngineError(
+            "Nothing was deleted", ", ".join(args.id), "Say yes, or give --yes.", "not_confirmed"
+        )
+    for model in wanted:
+        gone = downloads.remove(model)
+        print(f"{model.id}: {len(gone)} files deleted", file=sys.stderr)
+    return 0
+
+
+def path(args: argparse.Namespace) -> int:
+    from musev_engine import registry
+
+    found = [str(folder) for folder in registry.folders()]
+    print(json.dumps(found) if args.json else "\n".join(found))
+    return 0
+
+
+def add(args: argparse.Namespace) -> int:
+    from musev_engine import registry
+
+    held = registry.add_folder(args.folder)
+    print(json.dumps(held) if args.json else f"{args.folder} holds {', '.join(held)}")
+    return 0
+
+
+def _told(model) -> dict:
+    """A KnownModel for a script."""
+    from musev_engine import registry
+
+    paths = registry.here(model)
+    return {
+        "id": model.id,
+        "role": model.role,
+        "about": model.about,
+        "repository": model.repository,
+        "revision": model.revision,
+        "size_bytes": model.size,
+        "licence": model.licence,
+        "licence_url": model.licence_url,
+        "commercial": model.commercial,
+        "installed": len(paths) == len(model.files),
+        "files": [
+            {
+                "name": file.name,
+                "size_bytes": file.size,
+                "sha256": file.sha256,
+                "path": str(paths[file.name]) if file.name in paths else None,
+            }
+            for file in model.files
+        ],
+    }
+
+
+def _accepted(args: argparse.Namespace, missing: list) -> None:
+    """Return if the licences are accepted. Raises EngineError, code "licence_not_accepted"."""
+    from musev_engine.errors import EngineError
+
+    if args.accept_licence or _yes("Do you accept these licences?"):
+        return
+    raise EngineError(
+        "The licence was not accepted, and nothing was downloaded",
+        ", ".join(model.id for model in missing),
+        "Read it, then give --accept-licence, or answer yes.",
+        code="licence_not_accepted",
+    )
+
+
+def _yes(question: str) -> bool:
+    """Ask, where there is someone to answer."""
+    if not sys.stdin.isatty():
+        return False
+    print(f"{question} [yes/no] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("yes", "y")
+
+
+# --- plugins ------------------------------------------------------------------------------------------
+
+
+def plugins_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "exit status: 0, or 1 if one of them is broken"
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    parser.add_argument(
+        "--check", action="store_true", help="import each one too, and see that it is what its group asks for"
+    )
+
+
+def plugins(args: argparse.Namespace) -> int:
+    """List what is registered; without --check nothing of it is imported."""
+    from musev_engine import plugins as registered
+
+    rows = []
+    for plugin in registered.listing():
+        problem = plugin.problem
+        if args.check and not problem:
+            problem = plugin.fault()
+        row = {"name": plugin.name, "group": plugin.group, "package": plugin.package}
+        rows.append(row | {"version": plugin.version, "ok": not problem, "problem": problem})
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        for row in rows:
+            where = f"{row['package']} {row['version']}"
+            print(f"{row['name']:32} {row['group']:28} {where:28} {row['problem'] or 'ok'}")
+    return 0 if all(row["ok"] for row in rows) else 1
