@@ -1,89 +1,340 @@
-"""Keypoints → pose drawings, in the body-18 form that pose ControlNets were trained on.
+"""The pictures that ControlNets follow: MuseV's 26 names, and `preprocess`, which makes them from frames.
 
-Point order, limb order and colours are those of OpenPose's COCO model (Cao et al., arXiv 1812.08008) as
-`control_v11p_sd15_openpose` expects them. Nothing here knows networks or Blender.
+Keypoints are drawn by `drawing`; what finds them, and edges, depth and the rest, is in `detectors`, loaded only when
+it is named.
 """
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
 
-# Points: 0 nose, 1 neck, 2-4 right shoulder/elbow/wrist, 5-7 left, 8-10 right hip/knee/ankle, 11-13 left,
-# 14 right eye, 15 left eye, 16 right ear, 17 left ear.
-NUM_BODY_POINTS = 18
-BODY_LIMBS = (
-    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10),
-    (1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17),
-)  # fmt: skip
-# One hue step of 20° a colour, RGB; limb i takes colour i, point i takes colour i.
-BODY_COLOURS = (
-    (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0),
-    (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255),
-    (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
-)  # fmt: skip
+from musev_engine.drawing import NUM_BODY_POINTS, draw_poses
+from musev_engine.errors import EngineError
 
-MIN_VISIBILITY = 0.3  # below this a point counts as not seen (the field's usual confidence threshold)
-STICK_RADIUS_AT_512 = 4.0  # pixels
-MIN_STICK_RADIUS = 2.0  # pixels; thinner sticks are lost in a 128 px picture
-LIMB_SHADE = 0.6  # limbs are darker than points
-MAX_DISTANCE = 1e5  # pixels; a point farther off lies next to the camera's plane and gives no limb
-SUBPIXEL_BITS = 4
+__all__ = ["CONTROLS", "NUM_BODY_POINTS", "Cache", "ControlKind", "draw_poses", "preprocess"]
+
+SIDE_STEP = 64  # pixels; the detectors' networks halve their pictures up to six times
+MIN_RESOLUTION, MAX_RESOLUTION = 64, 4096
+PIXELS_AT_ONCE = 2**20  # four pictures of 512×512
+BODY, HAND, FACE = (
+    f"annotator-openpose/{file}.pth" for file in ("body_pose_model", "hand_pose_model", "facenet")
+)
+DEPTH = "control_v11f1p_sd15_depth"
+VERSION = 1  # of the maps; a changed detector is a new one, and old caches are left alone
 
 
-def draw_poses(keypoints: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Draw every frame's people on black.
+@dataclass(frozen=True)
+class ControlKind:
+    """One name that a task may give a control.
 
-    `keypoints`: float (t, people, 18, 3) of x, y, visibility. x and y are in pixels of a `width` × `height`
-    picture, from its top-left corner (the first pixel's centre is 0.5, 0.5), and may lie outside it;
-    visibility is 0…1, and points under 0.3 are left out together with their limbs.
-
-    Returns uint8 (t, height, width, 3), sRGB. Raises ValueError for another shape, a size under 1, or a
-    visible point that isn't finite.
+    detector: its class in `controlnet_aux`, or "" for the picture itself. files: what it reads of the models folder,
+    "id/name" as `registry.find_file` knows them. parameters: how it is called. controlnet: the key in
+    `Models.controlnets` of the network that was trained with such pictures. picture: what they show.
     """
-    keypoints = np.asarray(keypoints, dtype=np.float32)
-    if keypoints.ndim != 4 or keypoints.shape[2:] != (NUM_BODY_POINTS, 3):
-        raise ValueError(f"keypoints are {keypoints.shape}; give (frames, people, {NUM_BODY_POINTS}, 3)")
-    if width < 1 or height < 1:
-        raise ValueError(f"a picture of {width}×{height} can't be drawn; give at least 1×1")
-    seen = keypoints[..., 2] >= MIN_VISIBILITY
-    if not np.isfinite(keypoints[seen]).all():
-        frame, person, point = np.argwhere(seen & ~np.isfinite(keypoints).all(axis=-1))[0]
-        value = keypoints[frame, person, point].tolist()
-        raise ValueError(
-            f"point {point} of person {person} in frame {frame} is {value}; "
-            "give finite pixels, or visibility 0 where it isn't seen"
+
+    detector: str
+    files: tuple[str, ...]
+    parameters: dict[str, bool]
+    controlnet: str
+    picture: str
+
+    def __call__(
+        self, frames: np.ndarray, resolution: int | None = None, *, device: str = "cpu"
+    ) -> np.ndarray:
+        """The control pictures of frames, uint8 (t, h, w, 3) -> the same shape; `resolution` as in `preprocess`."""
+        from musev_engine import detectors
+
+        detect = detectors.load(self.detector, self.files, device)
+        height, width = frames.shape[1:3]
+        scale = (resolution or min(height, width)) / min(height, width)
+        rows, columns = (
+            max(SIDE_STEP, round(side * scale / SIDE_STEP) * SIDE_STEP) for side in (height, width)
         )
-    seen &= np.abs(keypoints[..., :2]).max(axis=-1, initial=0.0) <= MAX_DISTANCE
-
-    radius = max(MIN_STICK_RADIUS, STICK_RADIUS_AT_512 * min(width, height) / 512)
-    drawings = np.zeros((len(keypoints), height, width, 3), dtype=np.uint8)
-    for drawing, people, people_seen in zip(drawings, keypoints[..., :2], seen, strict=True):
-        for points, points_seen in zip(people, people_seen, strict=True):
-            _draw_person(drawing, points - 0.5, points_seen, radius)  # cv2 counts from the pixels' centres
-    return drawings
+        at_once = max(1, PIXELS_AT_ONCE // (rows * columns))
+        maps = [
+            detect(_resized(frames[first : first + at_once], rows, columns), height, width, **self.parameters)
+            for first in range(0, len(frames), at_once)
+        ]
+        return np.concatenate(maps) if maps else frames.copy()
 
 
-def _draw_person(drawing: np.ndarray, points: np.ndarray, seen: np.ndarray, radius: float) -> None:
-    """Add one person, points (18, 2), to `drawing` in place: limbs first, points on top."""
-    for (start, end), colour in zip(BODY_LIMBS, BODY_COLOURS, strict=False):  # 17 limbs, 18 colours
-        if seen[start] and seen[end]:
-            shade = tuple(int(channel * LIMB_SHADE) for channel in colour)
-            _fill(drawing, _ellipse_along(points[start], points[end], radius), shade)
-    for point, point_seen, colour in zip(points, seen, BODY_COLOURS, strict=True):
-        if point_seen:
-            _fill(drawing, _ellipse_along(point, point, radius), colour)
+def _people(detector: str, files: tuple[str, ...], **parts: bool) -> ControlKind:
+    names = {"body": "bodies", "hand": "hands", "face": "faces"}
+    shown = " and ".join(names[part] for part, drawn in parts.items() if drawn)
+    return ControlKind(
+        detector, files, parts, "control_v11p_sd15_openpose", f"people's {shown} as OpenPose draws them"
+    )
 
 
-def _ellipse_along(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
-    """Polygon (36, 2) of the ellipse whose long axis joins `start` and `end`; a circle when they meet."""
-    half = (end - start) / 2
-    length = float(np.hypot(*half))
-    along = half / length if length > 0 else np.array([1.0, 0.0])
-    angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)[:, None]
-    long_axis = length if length > 0 else radius
-    across = np.array([-along[1], along[0]])
-    return (start + end) / 2 + np.cos(angle) * long_axis * along + np.sin(angle) * radius * across
+def _openpose(*files: str, **parts: bool) -> ControlKind:
+    return _people("OpenposeDetector", files, **parts)
 
 
-def _fill(drawing: np.ndarray, polygon: np.ndarray, colour: tuple[int, int, int]) -> None:
-    fixed = np.round(polygon * (1 << SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillConvexPoly(drawing, fixed, colour, lineType=cv2.LINE_AA, shift=SUBPIXEL_BITS)
+def _dwpose(**parts: bool) -> ControlKind:
+    return _people(
+        "DWposeDetector", ("annotator-dwpose/yolox_l.onnx", "annotator-dwpose/dw-ll_ucoco_384.onnx"), **parts
+    )
+
+
+# MuseV's names (its `controlnet_name`), each with what MuseV runs for it. Three are odder than they look: `pidi` draws
+# soft edges and yet goes to the depth network, `face_detector` draws a mesh and goes to the pose network, both as in
+# MuseV; and `hed_scribble` draws hard, thin lines, which its network was trained with, where MuseV's are soft.
+CONTROLS: dict[str, ControlKind] = {
+    "pose": _openpose(BODY, body=True),
+    "pose_body": _openpose(BODY, body=True),
+    "pose_hand": _openpose(BODY, HAND, body=False, hand=True),
+    "pose_face": _openpose(BODY, FACE, body=False, face=True),
+    "pose_hand_body": _openpose(BODY, HAND, body=True, hand=True),
+    "pose_hand_face": _openpose(BODY, HAND, FACE, body=False, hand=True, face=True),
+    "dwpose": _dwpose(body=True, hand=True, face=True),
+    "dwpose_face": _dwpose(body=False, face=True),
+    "dwpose_hand": _dwpose(body=False, hand=True),
+    "dwpose_body": _dwpose(body=True),
+    "dwpose_body_hand": _dwpose(body=True, hand=True),
+    "canny": ControlKind("CannyDetector", (), {}, "control_v11p_sd15_canny", "hard edges"),
+    "tile": ControlKind("", (), {}, "control_v11f1e_sd15_tile", "the frame itself"),
+    "hed": ControlKind(
+        "HEDdetector", ("annotator-hed/ControlNetHED.pth",), {}, "sd-controlnet-hed", "soft edges"
+    ),
+    "hed_scribble": ControlKind(
+        "HEDdetector",
+        ("annotator-hed/ControlNetHED.pth",),
+        {"scribble": True},
+        "control_v11p_sd15_scribble",
+        "edges thinned to scribbles",
+    ),
+    "depth": ControlKind(
+        "MidasDetector", ("annotator-midas/dpt_hybrid-midas-501f0c75.pt",), {}, DEPTH, "depth, near is white"
+    ),
+    "pidi": ControlKind("PidiNetDetector", ("annotator-pidi/table5_pidinet.pth",), {}, DEPTH, "soft edges"),
+    "normal_bae": ControlKind(
+        "NormalBaeDetector",
+        ("annotator-normal_bae/scannet.pt",),
+        {},
+        "control_v11p_sd15_normalbae",
+        "surface normals",
+    ),
+    "lineart": ControlKind(
+        "LineartDetector",
+        ("annotator-lineart/sk_model2.pth",),
+        {},
+        "control_v11p_sd15_lineart",
+        "coarse lines",
+    ),
+    "lineart_anime": ControlKind(
+        "LineartAnimeDetector",
+        ("annotator-lineart_anime/netG.pth",),
+        {},
+        "control_v11p_sd15s2_lineart_anime",
+        "lines as in anime",
+    ),
+    "zoe": ControlKind(
+        "ZoeDetector", ("annotator-zoe/ZoeD_M12_N.pt",), {}, DEPTH, "metric depth, near is white"
+    ),
+    "sam": ControlKind(
+        "SamDetector",
+        ("annotator-sam/sam_vit_h_4b8939.pth",),
+        {},
+        "control_v11p_sd15_seg",
+        "things in colours",
+    ),
+    "mobile_sam": ControlKind(
+        "MobileSamDetector",
+        ("annotator-mobile_sam/mobile_sam.pt",),
+        {},
+        "control_v11p_sd15_seg",
+        "things in colours",
+    ),
+    "leres": ControlKind("LeresDetector", ("annotator-leres/res101.pth",), {}, DEPTH, "depth, near is white"),
+    "content": ControlKind(
+        "ContentShuffleDetector", (), {}, "control_v11e_sd15_shuffle", "the frame, its places exchanged"
+    ),
+    "face_detector": ControlKind(
+        "MediapipeFaceDetector",
+        (),
+        {},
+        "control_v11p_sd15_openpose",
+        "the outlines of faces",
+    ),
+}
+
+
+def __getattr__(name: str) -> ControlKind:
+    """Each kind is an attribute of this module too, for the entry points that declare them."""
+    if name in CONTROLS:
+        return CONTROLS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class Cache:
+    """Control pictures by content, so that the same frame isn't read twice: the last ones in memory and, where a
+    folder is given, on disk. Both are bounded, in bytes; the oldest go first."""
+
+    def __init__(self, folder: Path | None = None, max_bytes: int = 2**28, max_disk_bytes: int = 2**31):
+        self.folder, self.max_bytes, self.max_disk_bytes = folder, max_bytes, max_disk_bytes
+        self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._bytes, self._lock = 0, Lock()
+        self._disk_bytes: int | None = None  # counted at the first write
+
+    def get(self, key: str) -> np.ndarray | None:
+        """A picture, uint8 (h, w, 3), or None."""
+        with self._lock:
+            if key in self._maps:
+                self._maps.move_to_end(key)
+                return self._maps[key]
+        if self.folder is None or not (path := self.folder / f"{key}.png").is_file():
+            return None
+        picture = cv2.imread(str(path))
+        if picture is None:  # half a file, left by a full disk
+            return None
+        os.utime(path)
+        found = np.ascontiguousarray(picture[..., ::-1])
+        self._remember(key, found)
+        return found
+
+    def put(self, key: str, picture: np.ndarray) -> None:
+        """Keep a picture. Raises OSError where the folder can't be written."""
+        self._remember(key, picture)
+        if self.folder is not None:
+            self._write(key, picture)
+
+    def _remember(self, key: str, picture: np.ndarray) -> None:
+        with self._lock:
+            if key not in self._maps:
+                self._bytes += picture.nbytes
+            self._maps[key] = picture
+            while self._bytes > self.max_bytes and len(self._maps) > 1:
+                self._bytes -= self._maps.popitem(last=False)[1].nbytes
+
+    def _write(self, key: str, picture: np.ndarray) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ok, png = cv2.imencode(".png", picture[..., ::-1])
+        if not ok:
+            raise ValueError(f"a map of {picture.shape} can't be written as PNG")
+        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(png.tobytes())
+        os.replace(temporary, self.folder / f"{key}.png")
+        if self._disk_bytes is not None:
+            self._disk_bytes += len(png)
+        if self._disk_bytes is None or self._disk_bytes > self.max_disk_bytes:
+            self._disk_bytes = self._prune()
+
+    def _prune(self) -> int:
+        """Remove the files that were longest not asked for, until the rest is small enough; gives its bytes."""
+        kept = []
+        for path in self.folder.glob("*.png"):
+            with contextlib.suppress(FileNotFoundError):  # another process prunes too
+                told = path.stat()
+                kept.append((told.st_mtime_ns, told.st_size, path))
+        kept.sort()
+        total = sum(size for _, size, _ in kept)
+        while total > self.max_disk_bytes and len(kept) > 1:
+            _, size, path = kept.pop(0)
+            path.unlink(missing_ok=True)
+            total -= size
+        return total
+
+
+_CACHE = Cache()
+
+
+def find_control(name: str) -> Callable[..., np.ndarray]:
+    """What makes a control's pictures: one of `CONTROLS`, or another package's (see `plugins`); its attribute
+    `controlnet` is the key in `Models.controlnets`. Raises EngineError for an unknown name; the nearest are offered."""
+    if name in CONTROLS:
+        return CONTROLS[name]
+    from musev_engine import plugins
+
+    others = plugins.found("musev.control_preprocessors")
+    if name in others:
+        return others[name]
+    known = sorted({*CONTROLS, *others})
+    near = difflib.get_close_matches(name, known, n=3)
+    remedy = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(known)}."
+    raise EngineError("No control has this name", name, remedy, code="unknown_name")
+
+
+def preprocess(
+    name: str,
+    frames: np.ndarray,
+    resolution: int | None = None,
+    *,
+    device: str = "cpu",
+    cache: Cache | None = None,
+) -> np.ndarray:
+    """Make the control pictures of frames, uint8 (t, h, w, 3) sRGB -> uint8 of the same shape.
+
+    name: a control, see `find_control`. resolution: the shorter side at which to detect, in pixels (None: the frames'
+    own, as MuseV has it); it is rounded so that both sides are multiples of 64. cache: where what was made before is
+    looked up (None: this process's memory). Video that already shows the control (MuseV's `video_is_middle`) needs no
+    call.
+
+    Raises EngineError for an unknown name, frames of another shape or kind, a resolution out of bounds, and where a
+    detector's file or package is missing (which, from where, how large, under which licence).
+    """
+    kind = find_control(name)
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape[1:]:
+        raise EngineError(
+            "These aren't frames", f"{frames.dtype} {frames.shape}", "Give uint8 (t, height, width, 3)."
+        )
+    if resolution is not None and not MIN_RESOLUTION <= resolution <= MAX_RESOLUTION:
+        raise EngineError(
+            "The detectors' resolution is out of bounds",
+            resolution,
+            f"Choose {MIN_RESOLUTION} to {MAX_RESOLUTION}.",
+        )
+    cache = _CACHE if cache is None else cache
+    keys = [_key(name, kind, frame, resolution) for frame in frames]
+    made = {key: cache.get(key) for key in keys}
+    first: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    if missing := [key for key in first if made[key] is None]:
+        chosen = frames[[first[key] for key in missing]]
+        extra = {"device": device} if isinstance(kind, ControlKind) else {}
+        maps = np.asarray(kind(chosen, resolution, **extra))
+        if maps.shape != chosen.shape or maps.dtype != np.uint8:
+            raise EngineError(
+                f"The control {name} gave something else than pictures",
+                f"{maps.dtype} {maps.shape}",
+                f"It must give uint8 {chosen.shape}; tell its package's authors.",
+                code="broken_plugin",
+            )
+        for key, picture in zip(missing, maps, strict=True):
+            made[key] = picture.copy()  # on its own, so that it can be forgotten by itself
+            cache.put(key, made[key])
+    return np.stack([made[key] for key in keys]) if keys else frames.copy()
+
+
+def _key(name: str, kind: object, frame: np.ndarray, resolution: int | None) -> str:
+    """The hash of all that a control picture depends on."""
+    what = (
+        (kind.detector, kind.files, sorted(kind.parameters.items()))
+        if isinstance(kind, ControlKind)
+        else name
+    )
+    told = f"{VERSION} {what} {resolution} {frame.shape} "
+    return hashlib.sha256(told.encode() + np.ascontiguousarray(frame).tobytes()).hexdigest()
+
+
+def _resized(frames: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Frames at the detectors' size: averaged when that is smaller, Lanczos-interpolated when larger."""
+    height, width = frames.shape[1:3]
+    if (height, width) == (rows, columns):
+        return frames
+    how = cv2.INTER_LANCZOS4 if rows > height else cv2.INTER_AREA
+    return np.stack([cv2.resize(frame, (columns, rows), interpolation=how) for frame in frames])

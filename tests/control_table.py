@@ -1,0 +1,108 @@
+"""Runs every one of the 26 controls at its full size and tells what ran: `python -m tests.control_table [NAME …]`.
+
+A detector whose files are in the models folder runs with them; another one is built with random weights of the same
+classes (OpenPose's and Segment Anything's through files written for the purpose), and shapes and ranges are checked.
+Prints a table; the exit status is 1 if anything failed.
+"""
+
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from musev_engine import detectors, registry
+from musev_engine.control import CONTROLS, Cache, preprocess
+from musev_engine.errors import EngineError
+from tests.test_control import lively, pictures
+
+ENTRIES = {"PidiNetDetector": "state_dict", "ZoeDetector": "model", "LeresDetector": "depth_model"}
+ENTRIES["NormalBaeDetector"] = "model"
+MAKERS = {
+    "HEDdetector": detectors.make_hed, "PidiNetDetector": detectors.make_pidi,
+    "LineartDetector": detectors.make_lineart, "LineartAnimeDetector": detectors.make_lineart_anime,
+    "MidasDetector": detectors.make_midas, "ZoeDetector": detectors.make_zoe,
+    "LeresDetector": detectors.make_leres, "NormalBaeDetector": detectors.make_normals,
+}  # fmt: skip
+
+
+def networks(name: str) -> dict[str, torch.nn.Module]:
+    """File -> the network that it fills, with random weights."""
+    kind = CONTROLS[name]
+    if kind.detector in MAKERS:
+        return {kind.files[0]: lively(MAKERS[kind.detector]())}
+    if kind.detector.endswith("SamDetector"):
+        from controlnet_aux.segment_anything import sam_model_registry
+
+        return {kind.files[0]: sam_model_registry["vit_t" if "Mobile" in kind.detector else "vit_h"]()}
+    from controlnet_aux.open_pose.face import FaceNet
+    from controlnet_aux.open_pose.model import bodypose_model, handpose_model
+
+    made = {
+        "body_pose_model.pth": bodypose_model,
+        "hand_pose_model.pth": handpose_model,
+        "facenet.pth": FaceNet,
+    }
+    return {file: lively(made[file.partition("/")[2]]()) for file in kind.files}
+
+
+def write(name: str, folder: Path) -> int:
+    """Random weights in the published files' form; gives the number of parameters."""
+    total = 0
+    for file, network in networks(name).items():
+        state = network.state_dict()
+        total += sum(value.numel() for value in network.parameters())
+        if file.endswith("_pose_model.pth"):  # as published, without the names of the blocks
+            state = {key.partition(".")[2]: value for key, value in state.items()}
+        entry = ENTRIES.get(CONTROLS[name].detector)
+        torch.save({entry: state} if entry else state, folder / file.partition("/")[2])
+    return total
+
+
+def check(name: str, folder: Path) -> str:
+    kind, find = CONTROLS[name], registry.find_file
+    here = all(registry.here(registry.model(file.partition("/")[0])) for file in kind.files)
+    what = "itself, no learned weights" if not kind.files else "with its published weights"
+    if kind.detector == "DWposeDetector" and not here:
+        return "pre- and postprocessing, with ONNX files of known answers (tests/test_people.py)"
+    if not here:
+        total = write(name, folder)
+        registry.find_file = lambda id, part: folder / part
+        what = f"its networks ({total / 1e6:.1f} M parameters) with random weights"
+    try:
+        frames = pictures(2, 128, 192)
+        start = time.perf_counter()
+        made = preprocess(name, frames, cache=Cache())
+        took = time.perf_counter() - start
+    finally:
+        registry.find_file = find
+        detectors.load.cache_clear()
+    if made.shape != frames.shape or made.dtype != np.uint8:
+        raise AssertionError(f"{made.dtype} {made.shape}")
+    return f"{what}; 2 frames of 128×192 in {took:.1f} s, values {made.min()}…{made.max()}"
+
+
+def main(names: list[str]) -> int:
+    warnings.simplefilter("ignore")
+    failed = 0
+    print("| name | ControlNet | what ran |\n|---|---|---|")
+    for name in names or CONTROLS:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                told = check(name, Path(folder))
+            except EngineError as error:
+                told = f"told: {error}"
+            except Exception as error:  # the table goes on, and says what broke
+                failed += 1
+                told = f"FAILED: {error}"
+                traceback.print_exc()
+        print(f"| {name} | {CONTROLS[name].controlnet} | {told} |", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
