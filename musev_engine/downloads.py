@@ -101,11 +101,12 @@ def remove(model: KnownModel) -> list[Path]:
             if path.is_file():
                 path.unlink()
                 gone.append(path)
-    for path in gone:  # folders that are empty now
-        for folder in path.parents:
-            if folder == root or any(folder.iterdir()):
+    for parent in {path.parent for path in gone}:
+        for folder in (parent, *parent.parents):  # those that are empty now
+            if folder == root or (folder.exists() and any(folder.iterdir())):
                 break
-            folder.rmdir()
+            if folder.exists():
+                folder.rmdir()
     shutil.rmtree(root / INCOMING / model.id, ignore_errors=True)
     (root / RECEIPTS / f"{model.id}.json").unlink(missing_ok=True)
     return gone

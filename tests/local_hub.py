@@ -10,8 +10,8 @@ COMMIT = "c0ffee" + "0" * 34
 
 class LocalHub:
     """files: {"owner/name": {path: bytes}}; changed at will. large: files of at least so many bytes are known by their
-    sha256, smaller ones by git's hash, as on the hub. cut: after so many bytes of a body the line breaks, and all
-    that follow are refused, until it is set to None. says: {path: sha256}, where it lies about a file.
+    sha256, smaller ones by git's hash, as on the hub. cut: a longer body breaks off after so many bytes, and all
+    bodies that follow are refused, until `mend`. says: {path: sha256}, where it lies about a file.
     asked: "METHOD path" and the Range of every request, in order.
     """
 
@@ -73,7 +73,7 @@ class LocalHub:
         request.end_headers()
         if not body:
             return None
-        if self.cut is not None:
+        if self.cut is not None and len(data) - start > self.cut:
             request.wfile.write(data[start : start + self.cut])
             self.broken, request.close_connection = True, True
         else:
