@@ -56,7 +56,7 @@ class KnownModel:
     """One model. role: one of ROLES. folder: its place in a models folder; also: others that are searched.
 
     licence: None where nobody here could verify it; licence_url: where it stands. commercial: whether one may
-    sell what it makes, None where not known.
+    sell what it makes, None where not known. url: where one gets it by hand if no hub has it, else "".
     """
 
     id: str
@@ -70,6 +70,12 @@ class KnownModel:
     licence: str | None
     licence_url: str
     commercial: bool | None
+    url: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as a person reads it."""
+        return self.url or f"{HUB}/{self.repository}"
 
     @property
     def size(self) -> int | None:
@@ -268,7 +274,7 @@ def _model(id: str, row: dict) -> KnownModel:
     for pattern, terms in _read()["repositories"].items():
         if fnmatch.fnmatchcase(repository, pattern):
             shared |= terms
-    if "licence" in row:  # another licence than the repository's: what that allowed says nothing
+    if "licence" in row:  # other terms than the repository's: what those allowed says nothing
         shared.pop("commercial", None)
     row = (
         {"from": row["folder"], "also": [], "revision": "main", "licence_url": f"{HUB}/{repository}"}
@@ -297,6 +303,7 @@ def _model(id: str, row: dict) -> KnownModel:
         licence=row.get("licence") or None,
         licence_url=row["licence_url"],
         commercial=row.get("commercial"),
+        url=row.get("url", ""),
     )
 
 
@@ -304,9 +311,11 @@ def _missing(wanted: KnownModel, files: list[ModelFile]) -> EngineError:
     told = [f"{file.name} ({file.size / 1e6:.0f} MB)" if file.size else file.name for file in files]
     names = ", ".join(told[:4]) + (f" and {len(told) - 4} more files" if len(told) > 4 else "")
     return EngineError(
-        f"The model {wanted.id} isn't here: {names}, from {HUB}/{wanted.repository}. Licence: {wanted.terms}",
+        f"The model {wanted.id} isn't here: {names}, from {wanted.source}. Licence: {wanted.terms}",
         models_folder() / wanted.folder,
-        f"Run: musev models download {shlex.quote(wanted.id)}",
+        f"Run: musev models download {shlex.quote(wanted.id)}"
+        if not wanted.url
+        else "Download it to that place.",
         code="missing_model",
     )
 

@@ -109,7 +109,7 @@ def show(args: argparse.Namespace) -> int:
         print(json.dumps(row))
         return 0
     print(f"{model.id} ({model.role}): {model.about}")
-    print(f"from {registry.HUB}/{model.repository}, revision {model.revision}")
+    print(f"from {model.source}" + ("" if model.url else f", revision {model.revision}"))
     print(f"licence: {model.terms}")
     for file in model.files:
         where = (
@@ -219,6 +219,7 @@ def _told(model) -> dict:
         "about": model.about,
         "repository": model.repository,
         "revision": model.revision,
+        "url": model.source,
         "size_bytes": model.size,
         "licence": model.licence,
         "licence_url": model.licence_url,

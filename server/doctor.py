@@ -179,14 +179,31 @@ def _print(found: dict) -> None:
         f"overlapping by {ask['context_overlap']}, {ask['windows_at_once']} at once (an estimate)\n"
     )
     print("The shipped model makes clips from text, stills and poses. With MuseV's weights:")
+    together: dict[tuple, list[str]] = {}  # controls that lack the same share a line
     for row in found["modes"]:
-        print(f"{'ok  ' if row['ready'] else '-   '}  {row['mode']}{_lacks(row['missing'])}")
+        together.setdefault((row["ready"], tuple(row["missing"])), []).append(row["mode"])
+    for (ready, missing), names in together.items():
+        print(f"{'ok  ' if ready else '-   '}  {names[0]}{_and_controls(names)}")
+        for command in _commands(missing):
+            print(f"        {command}")
     for row in found["plugins"]:
         print(f"left out: the plug-in {row['name']} of {row['package']} ({row['group']}): {row['problem']}")
 
 
-def _lacks(missing: list[str]) -> str:
-    return f": musev models download {' '.join(missing)}" if missing else ""
+def _and_controls(modes: list[str]) -> str:
+    return "".join(f", {mode.removeprefix('video to clip by ')}" for mode in modes[1:])
+
+
+def _commands(missing: tuple[str, ...]) -> list[str]:
+    """How to get what is missing."""
+    from musev_engine import registry
+
+    by_hand = [registry.model(id) for id in missing if registry.model(id).url]
+    fetched = [id for id in missing if not registry.model(id).url]
+    return [
+        *([f"musev models download {' '.join(fetched)}"] if fetched else []),
+        *(f"{model.url} to {registry.models_folder() / model.folder}" for model in by_hand),
+    ]
 
 
 def _torch() -> str:
