@@ -1,13 +1,18 @@
 """Plug-ins: what other packages add is found by name, imported late, and left out where it can't work."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from musev_engine import plugins
 from musev_engine.errors import EngineError
 
+ROOT = Path(__file__).parents[1]
 SCHEDULES, CONTROLS = "musev.window_schedules", "musev.control_preprocessors"
 
 
@@ -137,3 +142,73 @@ def test_an_unknown_name_offers_the_nearest():
     with pytest.raises(EngineError, match="Did you mean shifting") as refused:
         plugins.found(SCHEDULES)["shiftign"]
     assert refused.value.code == "unknown_name"
+
+
+# --- the example package ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The folder into which examples/plugin was installed, as any package is."""
+    source = shutil.copytree(ROOT / "examples" / "plugin", tmp_path_factory.mktemp("source") / "plugin")
+    target = tmp_path_factory.mktemp("installed")
+    words = [
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        target,
+        source,
+    ]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True, capture_output=True)
+    return target
+
+
+def run_with(folder, *words):
+    """Run Python with a folder on its path: what it printed."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_musev_plugins_lists_the_example_without_importing_it(example):
+    program = (
+        "import sys; from server.cli import main; main(['plugins', '--json']);"
+        "assert not {'musev_example_plugin', 'torch', 'numpy'} & set(sys.modules)"
+    )
+    rows = {row["name"]: row for row in json.loads(run_with(example, "-c", program))}
+    for name, group in (("centred", SCHEDULES), ("sketch", CONTROLS)):
+        row = rows[name]
+        assert (row["group"], row["package"], row["version"]) == (group, "musev-example-plugin", "1.0")
+        assert row["ok"] and not row["problem"]
+    assert "centred" not in plugins.found(SCHEDULES)  # here it isn't installed
+
+
+def test_the_examples_schedule_and_control_are_used_as_the_engines_own(example):
+    program = """
+import numpy as np
+from musev_engine import control
+from musev_engine.windows import plan_windows
+
+for num_frames, context_frames, overlap in ((1, 12, 4), (13, 12, 0), (48, 12, 4), (101, 16, 15)):
+    windows = plan_windows("centred", num_frames, context_frames, overlap)
+    counted = {window.frames[place] for window in windows for place in window.counted}
+    assert counted == set(range(num_frames)), (num_frames, windows)
+    assert {len(window.frames) for window in windows} == {min(num_frames, context_frames)}
+
+frames = np.zeros((2, 64, 96, 3), np.uint8)
+frames[:, 20:40, 30:60] = 200
+drawn = control.preprocess("sketch", frames)
+assert drawn.shape == frames.shape and drawn.dtype == np.uint8
+assert drawn[0, 20, 45].min() == 255 and not drawn[0, 30, 45].any()
+assert control.find_control("sketch").controlnet == "control_v11p_sd15_scribble"
+print("done")
+"""
+    assert run_with(example, "-c", program) == "done\n"
