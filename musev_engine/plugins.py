@@ -20,17 +20,21 @@ A package says what it adds in its pyproject.toml, one line for each thing, and 
 
 Names are those of Python: letters, digits and underscores. `examples/plugin` is a package that does this.
 
-Nothing is imported before it is asked for by name. A plug-in that can't work (its module isn't there, or holds no
-such object, or its name is taken) is left out of `found` and told by `listing`, with the reason.
+Nothing is imported before it is asked for by name. A plug-in that can be seen not to work (its module isn't there, or
+holds no such object, or its name is taken) is left out of `found` and told by `listing`, with the reason; `tried`
+imports other packages' ones too, in another process.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module, metadata
 from importlib.machinery import PathFinder
@@ -38,6 +42,7 @@ from importlib.machinery import PathFinder
 from musev_engine.errors import EngineError
 
 OURS = "musev-for-blender"
+TRY_S = 300  # what a package's imports may take: torch from a slow disk takes minutes
 GROUPS = {  # group: what one of its objects is called
     "musev.motion_models": "motion model",
     "musev.control_preprocessors": "control preprocessor",
@@ -151,6 +156,32 @@ def listing() -> tuple[Plugin, ...]:
     return tuple(plugins)
 
 
+def tried() -> tuple[Plugin, ...]:
+    """`listing`, after other packages' plug-ins were imported, each package's in a process of its own: what fails
+    there has a problem here. Takes as long as their imports; without other packages, no process is started."""
+    plugins = listing()
+    packages = {plugin.package for plugin in plugins if plugin.package != OURS and not plugin.problem}
+    problems = {key: why for package in sorted(packages) for key, why in _try(package).items()}
+    return tuple(
+        replace(plugin, problem=plugin.problem or problems.get((plugin.group, plugin.name), ""))
+        for plugin in plugins
+    )
+
+
+def _try(package: str) -> dict[tuple[str, str], str]:
+    """(group, name) -> why it doesn't work, of those of one package that don't."""
+    ours = [plugin for plugin in listing() if plugin.package == package and not plugin.problem]
+    command = [sys.executable, "-m", "musev_engine.plugins", package]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TRY_S, check=True)
+        return {(group, name): why for group, name, why in json.loads(done.stdout.splitlines()[-1])}
+    except subprocess.TimeoutExpired:
+        why = f"importing it took longer than {TRY_S} s"
+    except (subprocess.CalledProcessError, ValueError, IndexError):
+        why = "importing it ended Python"
+    return {(plugin.group, plugin.name): why for plugin in ours}
+
+
 def _trouble(name: str, target: str) -> str:
     """What can be seen to be wrong without running any of the package's code, or ""."""
     if not name.isidentifier():
@@ -187,3 +218,10 @@ def _unfit(group: str, made: object) -> str:
     if group == "musev.control_preprocessors" and not isinstance(getattr(made, "controlnet", None), str):
         return "its attribute `controlnet` must name a ControlNet"
     return ""
+
+
+if __name__ == "__main__":  # what `_try` runs
+    faults = [
+        (plugin.group, plugin.name, plugin.fault()) for plugin in listing() if plugin.package == sys.argv[1]
+    ]
+    print("\n" + json.dumps([fault for fault in faults if fault[2]]))

@@ -152,14 +152,13 @@ def memory() -> tuple[int | None, int | None]:
 
 
 def broken_plugins() -> list[dict]:
-    """Plug-ins that don't work, each imported to see: {"name", "group", "package", "problem"}."""
+    """Plug-ins that don't work: {"name", "group", "package", "problem"}."""
     from musev_engine import plugins
 
-    faults = [(plugin, plugin.fault()) for plugin in plugins.listing()]
     return [
-        {"name": plugin.name, "group": plugin.group, "package": plugin.package, "problem": fault}
-        for plugin, fault in faults
-        if fault
+        {"name": plugin.name, "group": plugin.group, "package": plugin.package, "problem": plugin.problem}
+        for plugin in plugins.tried()
+        if plugin.problem
     ]
 
 

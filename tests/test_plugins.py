@@ -144,6 +144,18 @@ def test_an_unknown_name_offers_the_nearest():
     assert refused.value.code == "unknown_name"
 
 
+def test_what_fails_when_imported_is_found_apart_and_the_rest_goes_on(install, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")  # for the processes that import them
+    install("by-hal", "import a_library_that_is_not_there\nthing = print\n", {"late": "by_hal:thing"})
+    install("by-ida", "import os\nos._exit(3)\nthing = print\n", {"dead": "by_ida:thing"})
+    install("by-jim", "print('hello')\nthing = print\n", {"fine": "by_jim:thing"})
+    problems = {plugin.name: plugin.problem for plugin in plugins.tried()}
+    assert "a_library_that_is_not_there" in problems["late"]
+    assert problems["dead"] == "importing it ended Python"
+    assert problems["fine"] == problems["shifting"] == ""
+    assert not {"by_hal", "by_ida", "by_jim"} & set(sys.modules)
+
+
 # --- the example package ------------------------------------------------------------------------------
 
 
