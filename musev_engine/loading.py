@@ -1,47 +1,62 @@
 """Checkpoints -> networks on a device.
 
-Two layouts are read: a folder of its own for each part, as on the hub (`unet/`, `vae/`, …), and the published
-`checkpoints` folder of MuseV. Weights come from safetensors, or from `.bin` files read as bare tensors.
+Two layouts are read: a folder of its own for each part, as on the hub (`unet/`, `vae/`, …), and MuseV's published
+`checkpoints` folder. Either way any Stable Diffusion 1.5 model can stand under the motion layers, and adapters,
+LoRAs and embeddings can be added. How files are read stands in `checkpoints`.
 """
 
+import difflib
 import hashlib
-import json
 import os
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from musev_engine.errors import EngineError
-from musev_engine.models.config import SD15, VARIANTS, unet_config
-from musev_engine.models.projections import FaceProjModel, ImageProjModel
+from musev_engine import plugins
+from musev_engine.checkpoints import SUFFIXES, bad_model, check_base, open_weights, read_json
+from musev_engine.embeddings import add_embeddings
+from musev_engine.lora import FewStep, apply_loras, few_step
+from musev_engine.models.config import SD15, unet_config
+from musev_engine.models.projections import FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
+from musev_engine.networks import (
+    load_controlnet,
+    load_face_proj,
+    load_image_encoder,
+    load_image_proj,
+    load_referencenet,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+)
+
+__all__ = ["POSE_CONTROLNET", "Models", "load_controlnet", "load_models"]
 
 SHIPPED = Path(__file__).parent / "assets"
 POSE_CONTROLNET = "control_v11p_sd15_openpose"
-Network = TypeVar("Network", bound=nn.Module)
-
-# How attention layers of the VAE were called in files from before diffusers 0.18.
-OLD_VAE_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+# What SD1.5's own scheduler_config.json says, for files that bring none.
+SD15_SCHEDULER = {
+    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+    "trained_betas": None, "clip_sample": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Models:
     """All that makes clips, in eval mode on one device; what a model doesn't have is None.
 
-    scheduler_config: `scheduler_config.json`, which also says what the UNet predicts.
+    scheduler_config: `scheduler_config.json`, which also says what the UNet predicts; a few-step LoRA's scheduler
+    stands in it. few_step: what such a LoRA asks for besides.
     referencenet reads the still; image_encoder and image_proj make tokens of it, face_proj of a face's
     embedding. controlnets: by name, such as "control_v11p_sd15_openpose".
+    loras: name and weight of each. embeddings: the words of the textual inversions.
     folders: where each part came from. licence: the model card's `license:` line, or "".
     """
 
@@ -53,9 +68,12 @@ class Models:
     scheduler_config: dict
     referencenet: ReferenceNet | None = None
     image_encoder: CLIPVisionModelWithProjection | None = None
-    image_proj: ImageProjModel | None = None
+    image_proj: ImageProjection | None = None
     face_proj: FaceProjModel | None = None
     controlnets: dict[str, ControlNetModel] = field(default_factory=dict)
+    loras: tuple[tuple[str, float], ...] = ()
+    embeddings: tuple[str, ...] = ()
+    few_step: FewStep | None = None
     folders: tuple[Path, ...] = ()
     licence: str = ""
 
@@ -65,12 +83,14 @@ class Models:
 
     @cached_property
     def sha256(self) -> str:
-        """One hash for all weight and config files, in the order of their paths' names."""
+        """One hash for all weight and config files, in the order of their paths' names, and the LoRAs' weights."""
         whole = hashlib.sha256()
         for folder in self.folders:
             for path in [folder] if folder.is_file() else sorted(folder.glob("*.*")):
                 with path.open("rb") as file:
                     whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        for name, weight in self.loras:
+            whole.update(f"{name} {weight}\n".encode())
         return whole.hexdigest()
 
 
@@ -78,273 +98,257 @@ def load_models(
     source: str | Path,
     *,
     motion: str = "musev_referencenet_pose",
-    t2i: str | None = None,
+    t2i: str | Path | None = None,
+    vae: str | Path | None = None,
+    ip_adapter: str | Path | None = None,
+    face_id: str | Path | None = None,
+    image_encoder: Path | None = None,
     controlnets: Iterable[str | Path] | None = None,
+    loras: Iterable[tuple[Path, float]] = (),
+    embeddings: Iterable[Path] = (),
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Models:
     """Load a model by its name ("mini": shipped with this package) or from a folder (a Path, or a text with a
     slash in it).
 
-    In MuseV's own `checkpoints` folder, `motion` chooses among `motion/*` and `t2i` the image model among
-    `t2i/**` (None: the only one). `controlnets`: names of ControlNets in the model's folder `controlnet`, or
-    their folders (None: the pose ControlNet, if it is there). On the CPU everything runs in float32,
-    whatever `dtype` says.
+    motion: in MuseV's own `checkpoints` folder, which of `motion/*`; a plug-in may add others.
+    t2i: the image model under the motion layers: a name among `t2i/**`, or the path of a diffusers folder or a
+        single file. None: the only one there is; in the hub's layout, the model's own.
+    vae: another VAE, a folder or a single file, or a name in `vae/`.
+    ip_adapter: `ip-adapter_sd15`, plus or plus-face, in place of the trained projection. face_id:
+        `ip-adapter-faceid_sd15`. Names of files in `IP-Adapter/`, or paths. image_encoder: the folder of the vision
+        encoder, where the model has none.
+    controlnets: names in the folder `controlnet`, or paths of folders or single files (None: the pose
+        ControlNet, if it is there).
+    loras: files with their weights, see `lora`. embeddings: files of textual inversions, see `embeddings`.
+    dtype: of the weights. None: float32 on the CPU, float16 elsewhere.
+
     Raises EngineError, code "bad_model", when something isn't there, doesn't fit (the keys are named) or
     can't be read.
     """
     is_path = isinstance(source, Path) or "/" in source or os.sep in source
     folder = Path(source) if is_path else _shipped(source)
-    if torch.device(device).type == "cpu":
-        dtype = torch.float32
-    loaders = _LOADERS
-    if (folder / "motion").is_dir():  # MuseV's own layout
-        parts = _musev_parts(folder, motion, t2i)
-        config = _motion_config(parts["unet"], motion)
-        own = {
-            "unet": partial(_load_motion_unet, config=config, t2i_unet=parts["t2i_unet"]),
-            # the config.json beside its weights holds class defaults; it is as large as the UNet
-            "referencenet": partial(_load_referencenet, config={key: config[key] for key in SD15}),
-        }
-        loaders = loaders | own
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    place = {"device": device, "dtype": dtype}
+    loras, embeddings = list(loras), list(embeddings)
+
+    # which file or folder each part comes from
+    if (folder / "motion").is_dir():
+        parts, config = _musev_parts(folder, motion, t2i)
+        reference_config = {
+            key: config[key] for key in SD15
+        }  # the file beside its weights holds class defaults
     else:
-        parts = _hub_parts(folder)
-    made = {
-        part: loaders[part](path, device=device, dtype=dtype)
-        for part, path in parts.items()
-        if part in loaders
-    }
-    nets = _controlnet_folders(folder / "controlnet", controlnets)
+        parts, config = _hub_parts(folder, t2i)
+        reference_config = None
+    if vae is not None:
+        parts["vae"] = _named(vae, "VAE", _children(folder / "vae"))
+    if "vae" not in parts:
+        raise bad_model(
+            f"The image model at {parts['base'].parent} has no VAE", vae, "Give another one as vae."
+        )
+    adapters = {path.stem: path for path in _files(folder / "IP-Adapter")}
+    if ip_adapter is not None:
+        parts["image_proj"] = _named(ip_adapter, "IP-Adapter", adapters)
+        parts["image_encoder"] = image_encoder or parts.get("image_encoder") or _image_encoder(folder)
+        config = config | {"ip_adapter_cross_attn": True}
+    if face_id is not None:
+        parts["face_proj"] = _named(face_id, "FaceID adapter", adapters)
+        config = config | {"need_t2i_ip_adapter_face": True}
+    nets = _controlnet_paths(folder / "controlnet", controlnets)
+
+    # the parts themselves
+    unet = load_unet(
+        parts["unet"],
+        config,
+        base=parts.get("base"),
+        ip_adapter=None if ip_adapter is None else parts["image_proj"],
+        face_id=parts.get("face_proj"),
+        **place,
+    )
+    text_encoder = load_text_encoder(parts["text_encoder"], **place)
+    tokenizer = _tokenizer(parts["tokenizer"], text_encoder)
+    words = add_embeddings(text_encoder, tokenizer, embeddings)
+    apply_loras(unet, text_encoder, loras, keep=False)
+    optional = {}
+    if "referencenet" in parts:
+        optional["referencenet"] = load_referencenet(parts["referencenet"], reference_config, **place)
+    if "image_proj" in parts:
+        optional["image_encoder"] = load_image_encoder(parts["image_encoder"], **place)
+        optional["image_proj"] = load_image_proj(parts["image_proj"], optional["image_encoder"], **place)
+    if "face_proj" in parts:
+        optional["face_proj"] = load_face_proj(parts["face_proj"], **place)
+    few = few_step(path for path, _ in loras)
+    schedule = parts.get("scheduler")
+    schedule = SD15_SCHEDULER if schedule is None else read_json(schedule / "scheduler_config.json")
     return Models(
         name=folder.name,
-        tokenizer=CLIPTokenizer.from_pretrained(parts["tokenizer"], local_files_only=True),
-        scheduler_config=_read_json(parts["scheduler"] / "scheduler_config.json"),
-        controlnets={name: load_controlnet(path, device=device, dtype=dtype) for name, path in nets.items()},
-        folders=(*parts.values(), *nets.values()),
+        unet=unet,
+        vae=load_vae(parts["vae"], **place),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler_config=schedule | (few.scheduler_config if few else {}),
+        controlnets={name: load_controlnet(path, **place) for name, path in nets.items()},
+        loras=tuple((path.name, weight) for path, weight in loras),
+        embeddings=words,
+        few_step=few,
+        folders=tuple(
+            dict.fromkeys([*parts.values(), *nets.values(), *(path for path, _ in loras), *embeddings])
+        ),
         licence=_licence(folder),
-        **made,
+        **optional,
     )
 
 
-def _hub_parts(folder: Path) -> dict[str, Path]:
-    """Part -> its folder (or file), for those that are there; the ones no clip can do without must be."""
+# ---- where each part lies -------------------------------------------------------------------------------
+
+
+def _hub_parts(folder: Path, t2i: str | Path | None) -> tuple[dict[str, Path], dict]:
+    """Part -> its folder (or file), for those that are there, and the UNet's config. What no clip can do without
+    must be there."""
     needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     parts = {name: folder / name for name in needed}
     if missing := [name for name, path in parts.items() if not path.is_dir()]:
-        raise _refusal(f"The model at {folder} lacks a folder", ", ".join(missing), "Copy the whole model.")
+        raise bad_model(f"The model at {folder} lacks a folder", ", ".join(missing), "Copy the whole model.")
     optional = {name: folder / name for name in ("referencenet", "image_encoder")}
     parts |= {name: path for name, path in optional.items() if path.is_dir()}
     if "image_encoder" in parts:
         parts["image_proj"] = _first_of(
             folder, "ip_adapter_image_proj.safetensors", "ip_adapter_image_proj.bin"
         )
-    return parts
+    if t2i is not None:
+        parts |= _base_parts(_named(t2i, "image model", {}), parts["tokenizer"])
+    return parts, read_json(folder / "unet" / "config.json")
 
 
-def _musev_parts(folder: Path, motion: str, t2i: str | None) -> dict[str, Path]:
+def _musev_parts(folder: Path, motion: str, t2i: str | Path | None) -> tuple[dict[str, Path], dict]:
     """The same for MuseV's `checkpoints` folder (its README's layout)."""
-    motions = sorted(path.name for path in (folder / "motion").iterdir() if path.name in VARIANTS)
+    known = plugins.found("musev.motion_models")
+    motions = sorted(path.name for path in (folder / "motion").iterdir() if path.name in known)
     if motion not in motions:
-        raise _refusal(
+        raise bad_model(
             f"{folder / 'motion'} has no such motion model", motion, f"Choose one of {', '.join(motions)}."
         )
-    images = {path.parent.name: path.parent for path in sorted((folder / "t2i").rglob("unet"))}
+    own = folder / "motion" / motion
+    # sizes are the file's; what sets the motion models apart goes by their name, as in MuseV
+    flags, published = known[motion], read_json(own / "unet" / "config.json")
+    sizes = {key: published[key] for key in (*SD15, "out_channels", "up_block_types") if key in published}
+    config = unet_config("musev", **flags, **sizes)
+
+    images = _images(folder / "t2i")
     if t2i is None and len(images) == 1:
         (t2i,) = images
-    if t2i not in images:
+    if t2i is None:
         choices = ", ".join(images) or "none: download one into t2i/sd1.5/"
-        raise _refusal(f"{folder / 't2i'} has no such image model", t2i, f"Choose t2i among {choices}.")
-    image_model, own = images[t2i], folder / "motion" / motion
-    parts = {
-        "unet": own / "unet",
-        "t2i_unet": image_model / "unet",
-        "vae": _first_of(folder, "vae/sd-vae-ft-mse", str(image_model.relative_to(folder) / "vae")),
-        **{part: image_model / part for part in ("text_encoder", "tokenizer", "scheduler")},
-    }
-    if motion != "musev":
-        parts["referencenet"] = _first_of(folder, "motion/musev_referencenet/referencenet")
-        parts["image_proj"] = _first_of(own, "ip_adapter_image_proj.safetensors", "ip_adapter_image_proj.bin")
-        parts["image_encoder"] = _first_of(
-            folder, "IP-Adapter/models/image_encoder", "IP-Adapter/image_encoder"
+        raise bad_model(
+            f"{folder / 't2i'} has more than one image model, or none",
+            len(images),
+            f"Choose t2i among {choices}.",
         )
-    return parts
+    tokenizers = sorted((folder / "t2i").rglob("tokenizer"))
+    base = _named(t2i, "image model", images)
+    parts = {"unet": own / "unet", **_base_parts(base, tokenizers[0] if tokenizers else None)}
+    if (folder / "vae" / "sd-vae-ft-mse").is_dir():
+        parts["vae"] = folder / "vae" / "sd-vae-ft-mse"
+    if config["need_refer_emb"]:
+        parts["referencenet"] = _first_of(
+            folder, f"motion/{motion}/referencenet", "motion/musev_referencenet/referencenet"
+        )
+    if config["ip_adapter_cross_attn"]:
+        parts["image_proj"] = _first_of(own, "ip_adapter_image_proj.safetensors", "ip_adapter_image_proj.bin")
+        parts["image_encoder"] = _image_encoder(folder)
+    return parts, config
 
 
-def _controlnet_folders(folder: Path, wanted: Iterable[str | Path] | None) -> dict[str, Path]:
-    """Name -> folder. A `folder` that is itself a ControlNet is the pose ControlNet."""
-    there = {POSE_CONTROLNET: folder} if (folder / "config.json").is_file() else {}
-    there |= {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+def _base_parts(base: Path, tokenizer: Path | None) -> dict[str, Path]:
+    """What an SD1.5 model brings: a diffusers folder's parts, or one file as all of them, which has no
+    tokenizer: then one beside it, or `tokenizer`, does."""
+    if base.is_dir():
+        names = {"base": "unet", "text_encoder": "text_encoder", "tokenizer": "tokenizer"}
+        parts = {part: base / name for part, name in names.items()}
+        if missing := [path.name for path in parts.values() if not path.is_dir()]:
+            raise bad_model(
+                f"The image model at {base} lacks a folder", ", ".join(missing), "Copy the whole model."
+            )
+        return parts | {name: base / name for name in ("vae", "scheduler") if (base / name).is_dir()}
+    check_base(open_weights(base), base)
+    beside = base.parent / "tokenizer"
+    if beside.is_dir():
+        tokenizer = beside
+    if tokenizer is None:
+        raise bad_model(
+            f"{base} is a single file, which brings no tokenizer, and there is none here",
+            beside,
+            "Put the folder `tokenizer` of any Stable Diffusion 1.5 model there.",
+        )
+    return {"base": base, "vae": base, "text_encoder": base, "tokenizer": tokenizer}
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """The image models in MuseV's folder `t2i`, by name: diffusers folders and single files."""
+    folders = {path.parent.name: path.parent for path in sorted(folder.rglob("unet")) if path.is_dir()}
+    inside = tuple(folders.values())
+    files = {
+        path.stem: path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in SUFFIXES and not any(path.is_relative_to(each) for each in inside)
+    }
+    return files | folders
+
+
+def _controlnet_paths(folder: Path, wanted: Iterable[str | Path] | None) -> dict[str, Path]:
+    """Name -> folder or single file. A `folder` that is itself a ControlNet is the pose ControlNet."""
+    there = {POSE_CONTROLNET: folder} if (folder / "config.json").is_file() else _children(folder)
     if wanted is None:
         wanted = there.keys() & {POSE_CONTROLNET}
-    found = {}
-    for each in wanted:
-        if isinstance(each, Path):
-            found[each.name] = each
-        elif each in there:
-            found[each] = there[each]
-        else:
-            raise _refusal(
-                f"{folder} holds no such ControlNet", each, f"There are: {', '.join(there) or 'none'}."
-            )
-    return found
+    paths = [_named(each, "ControlNet", there) for each in wanted]
+    return {_name_in(there, path): path for path in paths}
 
 
-def _load_unet(folder: Path, **place) -> UNet3D:
-    return _fill(
-        _build(UNet3D, _read_json(folder / "config.json"), folder), _weights(folder), folder, **place
+def _image_encoder(folder: Path) -> Path:
+    return _first_of(folder, "IP-Adapter/models/image_encoder", "IP-Adapter/image_encoder")
+
+
+def _named(wanted: str | Path, what: str, there: dict[str, Path]) -> Path:
+    """A name among those that are there, or a path."""
+    if isinstance(wanted, str) and wanted in there:
+        return there[wanted]
+    if isinstance(wanted, Path) or "/" in wanted or os.sep in wanted:
+        if not Path(wanted).exists():
+            raise bad_model(f"The {what} isn't there", wanted, "Give the path of a folder or file.")
+        return Path(wanted)
+    near = difflib.get_close_matches(wanted, there, n=3)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise bad_model(
+        f"No {what} here has this name", wanted, f"{meant}There are: {', '.join(there) or 'none'}."
     )
 
 
-def _motion_config(folder: Path, motion: str) -> dict:
-    """Sizes are the file's; what sets the motion models apart goes by their name, as in MuseV."""
-    published = _read_json(folder / "config.json")
-    sizes = (*SD15, "out_channels", "up_block_types")
-    return unet_config(motion, **{key: published[key] for key in sizes if key in published})
-
-
-def _load_motion_unet(folder: Path, config: dict, t2i_unet: Path, **place) -> UNet3D:
-    """MuseV's motion layers with the image model's own weights over them."""
-    state = _weights(folder) | _weights(t2i_unet)
-    return _fill(_build(UNet3D, config, folder), state, folder, **place)
-
-
-def _load_referencenet(folder: Path, config: dict | None = None, **place) -> ReferenceNet:
-    network = _build(ReferenceNet, config or _read_json(folder / "config.json"), folder)
-    return _fill(network, _weights(folder), folder, **place)
-
-
-def _load_vae(folder: Path, **place) -> AutoencoderKL:
-    state = {}
-    for key, value in _weights(folder).items():
-        for old, new in OLD_VAE_NAMES.items():
-            key = key.replace(old, new)
-        # the oldest files keep these layers as 1×1 convolutions
-        state[key] = value.flatten(1) if ".to_" in key and value.ndim == 4 else value
-    return _fill(_build(AutoencoderKL, _read_json(folder / "config.json"), folder), state, folder, **place)
-
-
-def load_controlnet(folder: Path, **place) -> ControlNetModel:
-    """A ControlNet from its folder of `config.json` and weights. `place`: device and dtype."""
-    config = _read_json(folder / "config.json")
-    return _fill(_build(ControlNetModel, config, folder), _weights(folder), folder, **place)
-
-
-def _load_image_proj(path: Path, device: torch.device | str, dtype: torch.dtype) -> ImageProjModel:
-    state = _read_tensors(path)
-    state = state.get("image_proj", state)  # `.bin` files hold a dict of it
-    try:
-        model = ImageProjModel.from_state_dict({k.removeprefix("image_proj."): v for k, v in state.items()})
-    except (KeyError, RuntimeError) as error:
-        raise _refusal(
-            f"{path} isn't an image projection",
-            error,
-            "Take the ip_adapter_image_proj that came with the UNet.",
-        ) from error
-    return model.to(device, dtype).eval().requires_grad_(False)
-
-
-def _from_transformers(
-    cls: type[Network], folder: Path, device: torch.device | str, dtype: torch.dtype
-) -> Network:
-    if not (folder / "config.json").is_file():
-        raise _refusal("A model file isn't there", folder / "config.json", "Copy the whole model.")
-    model, info = cls.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    misshaped = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
-    _check_keys(folder, list(info["missing_keys"]), list(info["unexpected_keys"]), misshaped)
-    return model.to(device).eval().requires_grad_(False)
-
-
-_LOADERS = {
-    "unet": _load_unet,
-    "vae": _load_vae,
-    "text_encoder": partial(_from_transformers, CLIPTextModel),
-    "referencenet": _load_referencenet,
-    "image_encoder": partial(_from_transformers, CLIPVisionModelWithProjection),
-    "image_proj": _load_image_proj,
-}
-
-
-def _build(cls: type[Network], config: dict, folder: Path) -> Network:
-    """The network without memory for its weights."""
-    try:
-        with torch.device("meta"):
-            return cls.from_config(config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise _refusal(
-            f"{folder / 'config.json'} can't be built",
-            error,
-            "Take the config.json that came with the weights.",
-        ) from error
-
-
-def _fill(
-    network: Network,
-    state: dict[str, torch.Tensor],
-    folder: Path,
-    device: torch.device | str,
-    dtype: torch.dtype,
-) -> Network:
-    """Put weights into a network built without memory. Every key must be there, and no other."""
-    wanted = network.state_dict()
-    _check_keys(
-        folder,
-        [key for key in wanted if key not in state],
-        [key for key in state if key not in wanted],
-        [key for key, value in state.items() if key in wanted and value.shape != wanted[key].shape],
-    )
-    network.load_state_dict({key: value.to(device, dtype) for key, value in state.items()}, assign=True)
-    return network.eval().requires_grad_(False)
-
-
-def _check_keys(folder: Path, missing: list[str], extra: list[str], misshaped: list[str]) -> None:
-    found = [
-        f"{len(keys)} {what}: {', '.join(sorted(keys)[:5])}{', …' if len(keys) > 5 else ''}"
-        for what, keys in (("missing", missing), ("not known", extra), ("of another shape", misshaped))
-        if keys
-    ]
-    if found:
-        raise _refusal(
-            f"The weights in {folder} don't fit its config",
-            "; ".join(found),
-            "Take config.json and weights of the same model and version, or download them again.",
-        )
-
-
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    return _read_tensors(
-        _first_of(folder, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+def _name_in(there: dict[str, Path], path: Path) -> str:
+    return next(
+        (name for name, each in there.items() if each == path), path.stem if path.is_file() else path.name
     )
 
 
-def _read_tensors(path: Path) -> dict:
-    """A file's tensors; `.bin` files may hold nothing but tensors and plain containers."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise _refusal(f"{path} can't be read", error, "Download it again.") from error
+def _children(folder: Path) -> dict[str, Path]:
+    """Name -> folder with a config, or single file, in `folder`."""
+    folders = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    return {path.stem: path for path in _files(folder)} | folders
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _refusal(f"{path} can't be read", error, "Copy the whole model.") from error
+def _files(folder: Path) -> list[Path]:
+    """Weight files in `folder` and in its folder `models`."""
+    return sorted(
+        path for at in (folder, folder / "models") for path in at.glob("*") if path.suffix in SUFFIXES
+    )
 
 
 def _first_of(folder: Path, *names: str) -> Path:
     found = next((folder / name for name in names if (folder / name).exists()), None)
     if found is None:
-        raise _refusal(f"{folder} holds none of", " or ".join(names), "Copy the whole model.")
+        raise bad_model(f"{folder} holds none of", " or ".join(names), "Copy the whole model.")
     return found
 
 
@@ -352,15 +356,26 @@ def _shipped(name: str) -> Path:
     """A bare name is never a path: what comes over a wire can't open folders."""
     known = sorted(path.name for path in SHIPPED.glob("*") if path.is_dir())
     if name not in known:
-        raise _refusal("No model has this name", name, f"There are: {', '.join(known) or 'none'}.")
+        raise bad_model("No model has this name", name, f"There are: {', '.join(known) or 'none'}.")
     return SHIPPED / name
+
+
+def _tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise bad_model(f"{folder} can't be read", error, "Copy the whole model.") from error
+    words = text_encoder.get_input_embeddings().num_embeddings
+    if len(tokenizer) > words:
+        raise bad_model(
+            f"The tokenizer {folder} has more words than the text encoder's {words}",
+            len(tokenizer),
+            "Take the tokenizer that came with the text encoder.",
+        )
+    return tokenizer
 
 
 def _licence(folder: Path) -> str:
     card = folder / "README.md"
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
-
-
-def _refusal(message: str, value: object, remedy: str) -> EngineError:
-    return EngineError(message, value, remedy, code="bad_model")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from musev_engine import loading
 from musev_engine.errors import EngineError
 from musev_engine.loading import POSE_CONTROLNET, load_models
+from musev_engine.networks import MOTION_KEYS
 from tests.tiny_model import write_tiny_model
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -42,13 +43,15 @@ def refused(folder) -> EngineError:
 
 
 def test_half_precision_files_are_float32_on_the_cpu(original):
-    models = load_models(original, dtype=torch.float16)
+    models = load_models(original)
     networks = (models.unet, models.vae, models.text_encoder, models.referencenet)
     for network in (*networks, *models.controlnets.values(), models.image_encoder, models.image_proj):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
         assert not network.training and not any(weight.requires_grad for weight in network.parameters())
     stored = load_file(original / UNET)
     assert all(torch.equal(value, stored[key].float()) for key, value in models.unet.state_dict().items())
+    asked_for = load_models(original, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in asked_for.unet.parameters()} == {torch.bfloat16}
     assert models.scheduler_config["prediction_type"] == "v_prediction" and models.licence == "cc0-1.0"
 
 
@@ -151,7 +154,7 @@ def test_the_published_layout_takes_the_image_models_weights_over_the_motion_mod
         shutil.copytree(folder / part, image / part)
     (image / "unet").mkdir()
     own = load_file(folder / UNET)
-    spatial = {key: value + 1 for key, value in own.items() if key.startswith(("conv_in", "conv_out"))}
+    spatial = {key: value + 1 for key, value in own.items() if not any(part in key for part in MOTION_KEYS)}
     torch.save(spatial, image / "unet" / "diffusion_pytorch_model.bin")
 
     models = load_models(hub)
@@ -163,7 +166,7 @@ def test_the_published_layout_takes_the_image_models_weights_over_the_motion_mod
         and models.image_proj is not None
         and models.referencenet is not None
     )
-    with pytest.raises(EngineError, match="Choose t2i among painter"):
+    with pytest.raises(EngineError, match="There are: painter"):
         load_models(hub, t2i="sketcher")
     with pytest.raises(EngineError, match=r"no such motion model \(got musev\)"):
         load_models(hub, motion="musev")
