@@ -33,6 +33,7 @@ from .protocol import (
     Cancel,
     Cancelled,
     ClipRequest,
+    Menus,
     Message,
     NeedBlobs,
     Problem,
@@ -75,6 +76,7 @@ class EngineClient:
         self.state = ClientState.CLOSED
         self.url = ""
         self.welcome: Welcome | None = None
+        self.menus: Menus | None = None  # the newest engine's, also after it is gone
         self.longest_tick_s = 0.0
         self._socket: socket.socket | None = None
         self._submitted: dict[str, tuple[ClipRequest, Mapping[str, bytes]]] = {}
@@ -299,6 +301,8 @@ class EngineClient:
             if message.protocol_version != protocol.PROTOCOL_VERSION:
                 raise _version_mismatch(message.protocol_version)
             self.welcome, self.state = message, ClientState.OPEN
+        elif isinstance(message, Menus):
+            self.menus = message
         elif isinstance(message, (Accepted, Refused, Cancelled)) and message.job:
             self._forget(message.job)
 

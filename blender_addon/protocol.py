@@ -24,7 +24,7 @@ from array import array
 from dataclasses import dataclass
 from functools import cache
 
-PROTOCOL_VERSION = 1  # raised when the words change; releases have their own numbers
+PROTOCOL_VERSION = 2  # raised when the words change; releases have their own numbers
 SUBPROTOCOL = f"musev.v{PROTOCOL_VERSION}"
 
 MAX_JSON_BYTES = 256 * 1024  # a control message, and the header of a binary one
@@ -39,6 +39,8 @@ BODY_POINTS = 18  # OpenPose's body-18 order
 
 JOB_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 SHA256 = r"[0-9a-f]{64}"
+PLUGIN_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
+MAX_PLUGINS = 500  # of one kind
 
 
 class ProtocolError(ValueError):
@@ -83,6 +85,7 @@ class ClipRequest(Record):
     `still` where one is given. width, height: pixels, multiples of 8. fps: frames a second, told to nobody
     but the take. `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`).
     context_frames, context_overlap: length of a parallel-denoise window and how many frames neighbours share.
+    context_schedule: how the windows are laid, a name from `Menus`.
     overlap_weights: how overlapping predictions are averaged. scheduler: 'model' is the checkpoint's own
     choice. w_ind_noise: share (0..1) of noise that is each frame's own, where noise_type is 'video_fusion'.
     motion_speed: MuseV's sample rate of frames. ip_adapter_scale, control_scale: weights of the still's image
@@ -104,7 +107,7 @@ class ClipRequest(Record):
     poses: str | None = limited(None, pattern=SHA256)
     context_frames: int = limited(12, low=1, high=64)
     context_overlap: int = limited(4, low=0, high=63)
-    context_schedule: str = limited("shifting", choices=("shifting", "uniform_v2", "uniform"))
+    context_schedule: str = limited("shifting", pattern=PLUGIN_NAME)
     overlap_weights: str = limited("triangular", choices=("triangular", "flat"))
     scheduler: str = limited(
         "model", choices=("model", "euler", "euler_ancestral", "ddim", "ddpm", "dpm++", "lcm")
@@ -310,6 +313,19 @@ class Welcome(Message):
     engine_version: str
     pid: int
     models: tuple[ModelInfo, ...]
+
+
+@dataclass(frozen=True)
+class Menus(Message):
+    """What one may choose from in this engine, by name: its own and other packages' plug-ins. Said once after
+    Welcome, as soon as it is known. left_out: a line for each plug-in that doesn't work, with its package and why.
+    """
+
+    motion_models: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
+    window_schedules: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
+    control_preprocessors: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
+    predictors: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
+    left_out: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
 
 
 @dataclass(frozen=True)

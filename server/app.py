@@ -32,6 +32,7 @@ from blender_addon.protocol import (
     EngineStatus,
     Failed,
     FrameReady,
+    Menus,
     Message,
     ModelInfo,
     NeedBlobs,
@@ -56,10 +57,19 @@ STORE_RETRY_S = 5.0
 
 
 class App:
-    """One engine. models: told to every client. Runs until `stopped` is set."""
+    """One engine. models: told to every client, and what `menus` gives, which may take its time in a thread. Runs
+    until `stopped` is set."""
 
-    def __init__(self, store: JobStore, worker: Worker, token: str, models: tuple[ModelInfo, ...] = ()):
+    def __init__(
+        self,
+        store: JobStore,
+        worker: Worker,
+        token: str,
+        models: tuple[ModelInfo, ...] = (),
+        menus: Callable[[], Menus] = Menus,
+    ):
         self.store, self.worker = store, worker
+        self._find_menus, self._menus = menus, None
         self.stopped = asyncio.Event()
         self._token, self._models = token.encode(), models
         self.running: str | None = None
@@ -71,6 +81,7 @@ class App:
 
     async def listen(self, host: str, port: int) -> Server:
         """Open the socket (port 0: the system chooses). Raises OSError if it can't be had."""
+        self._menus = asyncio.create_task(asyncio.to_thread(self._find_menus))
         return await serve(
             self._converse,
             host,
@@ -175,10 +186,11 @@ class App:
 
     async def _converse(self, connection: ServerConnection) -> None:
         self._connections += 1
-        client = _Client(self, connection)
+        client, telling = _Client(self, connection), None
         try:
             welcome = Welcome(protocol.PROTOCOL_VERSION, engine_version(), os.getpid(), self._models)
             await client.send(welcome)
+            telling = asyncio.create_task(self._tell_menus(client))
             async for raw in connection:
                 await client.take(raw)
         except ConnectionClosed:
@@ -186,6 +198,12 @@ class App:
         finally:
             self._connections -= 1
             client.leave()
+            if telling is not None:
+                telling.cancel()
+
+    async def _tell_menus(self, client: _Client) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await client.send(await asyncio.shield(self._menus))
 
 
 class _Client:

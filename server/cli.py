@@ -118,11 +118,11 @@ def serve(args: argparse.Namespace) -> int:
 
 async def _serve(args, store, token: str, parent_lives: Callable[[], bool]) -> None:
     from server.app import App
-    from server.models import models_here
+    from server.models import menus, models_here
     from server.worker import Worker
 
     worker = Worker(args.engine, store.blobs)
-    app = App(store, worker, token, models_here())
+    app = App(store, worker, token, models_here(), menus)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows ends the process instead

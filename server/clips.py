@@ -23,7 +23,7 @@ from blender_addon.protocol import (
     ProtocolError,
 )
 from musev_engine import frames, loading, pipeline
-from server.models import engine_version
+from server.models import engine_version, places
 
 
 def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
@@ -56,10 +56,14 @@ def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes])
 
 @functools.lru_cache(maxsize=1)  # one model stays loaded from clip to clip
 def load(name: str) -> loading.Models:
-    """A shipped model, on the GPU in half precision where there is one. Raises EngineError."""
+    """A shipped model or one of the models folder, by a name of `models_here`, on the GPU in half precision where
+    there is one. Raises EngineError."""
+    place = places().get(name)
+    shipped = place is None or (loading.SHIPPED / name).is_dir()  # an unknown name: load_models tells it
+    chosen = {} if shipped or place.motion is None else {"motion": place.motion, "t2i": place.t2i}
     if torch.cuda.is_available():
-        return loading.load_models(name, device="cuda", dtype=torch.float16)
-    return loading.load_models(name)
+        chosen |= {"device": "cuda", "dtype": torch.float16}
+    return loading.load_models(name if shipped else place.folder, **chosen)
 
 
 def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline.Clip:

@@ -1,15 +1,29 @@
-"""What this engine is and which models it has, told without torch: the server says it to every client."""
+"""What this engine is, which models it has and what one may choose from, told without torch: the server says it to
+every client."""
 
 from __future__ import annotations
 
 import json
+import re
 from importlib import metadata, resources
 from pathlib import Path
+from typing import NamedTuple
 
-from blender_addon.protocol import ModelInfo
+from blender_addon.protocol import ClipRequest, Menus, ModelInfo
 
 ASSETS = Path(str(resources.files("musev_engine"))) / "assets"
 VAE_FACTOR = 8  # pixels per latent
+SD15_SIDE = 512  # pixels; what models on Stable Diffusion 1.5 were trained at
+SAYABLE = ClipRequest.__dataclass_fields__["model"].metadata["pattern"]
+WEIGHTS = (".safetensors", ".bin", ".ckpt")
+
+
+class Place(NamedTuple):
+    """Where a model lies, as `musev_engine.loading.load_models` takes it. motion, t2i: None in a folder of its own."""
+
+    folder: Path
+    motion: str | None = None
+    t2i: str | None = None
 
 
 def engine_version() -> str:
@@ -21,14 +35,78 @@ def engine_version() -> str:
 
 
 def models_here() -> tuple[ModelInfo, ...]:
-    """The models that are shipped in `musev_engine/assets`, each a folder in the hub's layout.
+    """The shipped models, then those of the models folder and the folders added to it.
 
-    Raises OSError or ValueError where such a folder can't be read."""
-    return tuple(_describe(index.parent) for index in sorted(ASSETS.glob("*/model_index.json")))
+    Raises OSError or ValueError where one can't be read."""
+    shipped = tuple(_describe(index.parent, "shipped") for index in sorted(ASSETS.glob("*/model_index.json")))
+    taken = {model.name for model in shipped}
+    return shipped + tuple(
+        _describe(place.folder, "models folder") if place.motion is None else _describe_pair(name, place)
+        for name, place in places().items()
+        if name not in taken
+    )
 
 
-def _describe(folder: Path) -> ModelInfo:
-    size = json.loads((folder / "unet" / "config.json").read_text()).get("sample_size", 16)
+def places() -> dict[str, Place]:
+    """The models of the models folder, by the name that a request may say: a folder in the hub's layout by its own,
+    a motion model on an image model as MOTION.IMAGE. Those whose name can't be said (spaces, over 64 letters) are
+    left out; a path is never a name."""
+    from musev_engine import plugins, registry
+
+    motions, found = plugins.found("musev.motion_models"), {}
+    for root in registry.folders():
+        for index in sorted(root.glob("*/model_index.json")):
+            if (index.parent / "unet" / "config.json").is_file():
+                found.setdefault(index.parent.name, Place(index.parent))
+        images = _images(root / "t2i")
+        for unet in sorted((root / "motion").glob("*/unet/config.json")):
+            motion = unet.parents[1].name
+            if motion in motions and _holds_weights(unet.parent):
+                for image in images:
+                    found.setdefault(f"{motion}.{image}", Place(root, motion, image))
+    return {name: place for name, place in found.items() if re.fullmatch(SAYABLE, name)}
+
+
+def menus() -> Menus:
+    """The names of all plug-ins that work, each other package's imported in a process of its own to see that it does.
+    Takes as long as that."""
+    from musev_engine import plugins
+
+    tried = plugins.tried()
+
+    def names(group: str) -> tuple[str, ...]:
+        return tuple(plugin.name for plugin in tried if plugin.group == group and not plugin.problem)
+
+    return Menus(
+        motion_models=names("musev.motion_models"),
+        window_schedules=names("musev.window_schedules"),
+        control_preprocessors=names("musev.control_preprocessors"),
+        predictors=names("musev.predictors"),
+        left_out=tuple(
+            f"{plugin.package}: the {plugins.GROUPS[plugin.group]} {plugin.name}: {plugin.problem}"[:500]
+            for plugin in tried
+            if plugin.problem
+        ),
+    )
+
+
+def _images(folder: Path) -> list[str]:
+    """The image models in a folder `t2i`: folders that hold a `unet`, and single files outside them."""
+    inside = sorted({unet.parent for unet in folder.rglob("unet") if unet.is_dir()})
+    files = [
+        path.stem
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in WEIGHTS and not any(path.is_relative_to(one) for one in inside)
+    ]
+    return list(dict.fromkeys([*(one.name for one in inside), *files]))
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any(path.suffix in WEIGHTS and path.stat().st_size for path in folder.iterdir())
+
+
+def _describe(folder: Path, source: str) -> ModelInfo:
+    size = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")).get("sample_size", 16)
     width, height = (size, size) if isinstance(size, int) else (size[1], size[0])
     return ModelInfo(
         name=folder.name,
@@ -36,9 +114,33 @@ def _describe(folder: Path) -> ModelInfo:
         installed=True,
         width=width * VAE_FACTOR,
         height=height * VAE_FACTOR,
-        size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        source="shipped",
+        size_bytes=_bytes_in(folder),
+        source=source,
     )
+
+
+def _describe_pair(name: str, place: Place) -> ModelInfo:
+    """A motion model on an image model. Under both licences: what either forbids is forbidden."""
+    from musev_engine import registry
+
+    parts = [registry.known()[id] for id in (place.motion, place.t2i) if id in registry.known()]
+    licences = dict.fromkeys(part.licence or f"see {part.licence_url}" for part in parts)
+    needs = {  # what loading asks for beside the two
+        id for id in ("referencenet", "image_encoder") if place.motion and "referencenet" in place.motion
+    }
+    return ModelInfo(
+        name=name,
+        licence=" and ".join(licences) or "see its model card",
+        installed=all(registry.installed(id) for id in needs),
+        width=SD15_SIDE,
+        height=SD15_SIDE,
+        size_bytes=_bytes_in(place.folder / "motion" / str(place.motion)),
+        source=str(place.folder.name),
+    )
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _licence(card: Path) -> str:

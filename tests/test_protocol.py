@@ -44,6 +44,7 @@ EXAMPLES = {  # by the name of the field, or else its type
     "phases": (PhaseTime("denoise", 1.5),),
     "blobs": (SHA,),
     "have": (0, 3),
+    tuple[str, ...]: ("word", "other"),
     str: "word",
     int: 7,
     float: 0.5,

@@ -25,6 +25,7 @@ from blender_addon.protocol import (
     EngineStatus,
     Failed,
     FrameReady,
+    Menus,
     NeedBlobs,
     Preview,
     Problem,
@@ -109,6 +110,14 @@ def test_the_server_is_small_and_without_torch(engine, talk):
     assert resident_kb < 150 * 1024
     code = "import server.app, server.cli, sys; assert not {'torch', 'numpy', 'bpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_engine_says_what_one_may_choose_from(engine, talk):
+    menus = talk.until(Menus)
+    assert menus.window_schedules[0] == "shifting" and "uniform" in menus.window_schedules
+    assert "musev_referencenet" in menus.motion_models and menus.predictors == ("musev",)
+    assert "canny" in menus.control_preprocessors and menus.left_out == ()
+    assert talk.client.menus == menus
 
 
 # --- jobs ---------------------------------------------------------------------------------------------
@@ -254,7 +263,8 @@ def exchange(engine, *messages):
                 for message in (*messages, '{"type": "AskStatus"}'):
                     await connection.send(message)
                 while not (answers and isinstance(answers[-1], EngineStatus)):
-                    answers.append(protocol.decode(await connection.recv()))
+                    answer = protocol.decode(await connection.recv())
+                    answers += [] if isinstance(answer, Menus) else [answer]
             except websockets.ConnectionClosed as closed:
                 answers.append(closed.rcvd.code)
         return answers[1:]
