@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
 from musev_engine.frames import to_tensor
-from musev_engine.models.projections import ImageProjModel
+from musev_engine.models.projections import ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import ReferenceTokens, UNet3D
 from musev_engine.sampling import Predict
@@ -104,13 +104,24 @@ def predictor(
 
 @torch.no_grad()
 def image_tokens(
-    image_encoder: CLIPVisionModelWithProjection, image_proj: ImageProjModel, stills: np.ndarray, guided: bool
+    image_encoder: CLIPVisionModelWithProjection,
+    image_proj: ImageProjection,
+    stills: np.ndarray,
+    guided: bool,
 ) -> torch.Tensor:
-    """Stills, uint8 (n, h, w, 3), as tokens for cross-attention, (1, 4n, d): an image prompt (IP-Adapter,
-    arXiv 2308.06721). Under guidance (2, 4n, d): the unconditional ones are the projection of zeros."""
+    """Stills, uint8 (n, h, w, 3), as tokens for cross-attention, (1, 4n, d), of IP-Adapter Plus (1, 16n, d): an image
+    prompt (IP-Adapter, arXiv 2308.06721). Under guidance (2, 4n, d): the unconditional ones are the projection of
+    zeros, of IP-Adapter Plus that of a picture of zeros."""
     pictures = torch.stack([_seen_by_clip(still, image_encoder.config.image_size) for still in stills])
-    embeds = image_encoder(pictures.to(image_encoder.device, image_encoder.dtype)).image_embeds
-    halves = [torch.zeros_like(embeds), embeds] if guided else [embeds]
+    pictures = pictures.to(image_encoder.device, image_encoder.dtype)
+    if image_proj.reads == "hidden_states":
+        halves = [
+            image_encoder(each, output_hidden_states=True).hidden_states[-2]
+            for each in ([torch.zeros_like(pictures), pictures] if guided else [pictures])
+        ]
+    else:
+        embeds = image_encoder(pictures).image_embeds
+        halves = [torch.zeros_like(embeds), embeds] if guided else [embeds]
     return torch.stack([image_proj(half).flatten(0, 1) for half in halves])
 
 

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from musev_engine import plugins
+from musev_engine import plugins, registry
 from musev_engine.checkpoints import SUFFIXES, bad_model, check_base, open_weights, read_json
 from musev_engine.embeddings import add_embeddings
 from musev_engine.lora import FewStep, apply_loras, few_step
@@ -124,8 +124,10 @@ def load_models(
     loras: files with their weights, see `lora`. embeddings: files of textual inversions, see `embeddings`.
     dtype: of the weights. None: float32 on the CPU, float16 elsewhere.
 
-    Raises EngineError, code "bad_model", when something isn't there, doesn't fit (the keys are named) or
-    can't be read.
+    Names of known models (`registry`) are found wherever they lie.
+
+    Raises EngineError: code "bad_model" when something isn't there, doesn't fit (the keys are named) or can't be
+    read; code "missing_model" for a known model that isn't here, with its source, size and licence.
     """
     is_path = isinstance(source, Path) or "/" in source or os.sep in source
     folder = Path(source) if is_path else _shipped(source)
@@ -228,6 +230,8 @@ def _musev_parts(folder: Path, motion: str, t2i: str | Path | None) -> tuple[dic
     known = plugins.found("musev.motion_models")
     motions = sorted(path.name for path in (folder / "motion").iterdir() if path.name in known)
     if motion not in motions:
+        if motion in registry.known():
+            registry.find(motion)  # tells what is missing, and how to get it
         raise bad_model(
             f"{folder / 'motion'} has no such motion model", motion, f"Choose one of {', '.join(motions)}."
         )
@@ -253,9 +257,9 @@ def _musev_parts(folder: Path, motion: str, t2i: str | Path | None) -> tuple[dic
     if (folder / "vae" / "sd-vae-ft-mse").is_dir():
         parts["vae"] = folder / "vae" / "sd-vae-ft-mse"
     if config["need_refer_emb"]:
-        parts["referencenet"] = _first_of(
-            folder, f"motion/{motion}/referencenet", "motion/musev_referencenet/referencenet"
-        )
+        places = (own / "referencenet", folder / "motion" / "musev_referencenet" / "referencenet")
+        there = next((place for place in places if place.is_dir()), None)
+        parts["referencenet"] = there or registry.find("referencenet")
     if config["ip_adapter_cross_attn"]:
         parts["image_proj"] = _first_of(own, "ip_adapter_image_proj.safetensors", "ip_adapter_image_proj.bin")
         parts["image_encoder"] = _image_encoder(folder)
@@ -308,17 +312,20 @@ def _controlnet_paths(folder: Path, wanted: Iterable[str | Path] | None) -> dict
 
 
 def _image_encoder(folder: Path) -> Path:
-    return _first_of(folder, "IP-Adapter/models/image_encoder", "IP-Adapter/image_encoder")
+    places = (folder / "IP-Adapter" / "models" / "image_encoder", folder / "IP-Adapter" / "image_encoder")
+    return next((place for place in places if place.is_dir()), None) or registry.find("image_encoder")
 
 
 def _named(wanted: str | Path, what: str, there: dict[str, Path]) -> Path:
-    """A name among those that are there, or a path."""
+    """A name among those that are there, or of a known model wherever it lies, or a path."""
     if isinstance(wanted, str) and wanted in there:
         return there[wanted]
     if isinstance(wanted, Path) or "/" in wanted or os.sep in wanted:
         if not Path(wanted).exists():
             raise bad_model(f"The {what} isn't there", wanted, "Give the path of a folder or file.")
         return Path(wanted)
+    if wanted in registry.known():
+        return registry.find(wanted)
     near = difflib.get_close_matches(wanted, there, n=3)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
     raise bad_model(

@@ -10,6 +10,7 @@ from math import ceil
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from musev_engine.embeddings import with_all_vectors
 from musev_engine.errors import EngineError
 
 CHUNK = 75  # tokens between CLIP's begin and end marks
@@ -89,6 +90,7 @@ def _tokens(tokenizer: CLIPTokenizer, prompt: str) -> tuple[list[int], list[floa
     ids, weights = [], []
     for text, weight in parse_prompt(prompt):
         segment = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        segment = with_all_vectors(tokenizer, segment)
         ids += segment
         weights += [weight] * len(segment)
     if len(ids) > MAX_CHUNKS * CHUNK:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from musev_engine import loading
+from musev_engine import loading, registry
 from musev_engine.errors import EngineError
 from musev_engine.loading import POSE_CONTROLNET, load_models
 from musev_engine.networks import MOTION_KEYS
@@ -168,8 +168,8 @@ def test_the_published_layout_takes_the_image_models_weights_over_the_motion_mod
     )
     with pytest.raises(EngineError, match="There are: painter"):
         load_models(hub, t2i="sketcher")
-    with pytest.raises(EngineError, match=r"no such motion model \(got musev\)"):
-        load_models(hub, motion="musev")
+    with pytest.raises(EngineError, match=r"no such motion model \(got musev_of_mine\)"):
+        load_models(hub, motion="musev_of_mine")
 
 
 def test_old_vae_files_are_read(folder):
@@ -195,5 +195,17 @@ def test_controlnets_are_loaded_by_name_or_folder_and_only_when_asked_for(folder
     by_name = load_models(folder, controlnets=["control_v11f1p_sd15_depth"]).controlnets
     by_folder = load_models(folder, controlnets=[nets / "control_v11f1p_sd15_depth"]).controlnets
     assert list(by_name) == list(by_folder) == ["control_v11f1p_sd15_depth"]
-    with pytest.raises(EngineError, match="There are: control_v11f1p_sd15_depth"):
-        load_models(folder, controlnets=["control_v11p_sd15_openpose"])
+    with pytest.raises(EngineError, match="Did you mean control_v11f1p_sd15_depth"):
+        load_models(folder, controlnets=["control_v11f1p_sd15_deep"])
+
+
+def test_known_models_are_found_where_they_lie_or_told_how_to_get(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSEV_MODELS", str(tmp_path / "mine"))
+    with pytest.raises(EngineError, match="control_v11p_sd15_canny") as caught:
+        load_models(folder, controlnets=["control_v11p_sd15_canny"])
+    assert caught.value.code == "missing_model"
+    place = tmp_path / "mine" / registry.model("control_v11p_sd15_canny").folder
+    shutil.copytree(folder / "controlnet", place)
+    assert list(load_models(folder, controlnets=["control_v11p_sd15_canny"]).controlnets) == [
+        "control_v11p_sd15_canny"
+    ]
