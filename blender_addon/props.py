@@ -8,7 +8,8 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
 
-from .protocol import ClipRequest
+from . import session
+from .protocol import ClipRequest, Menus
 
 MODES = (
     ("pose", "Pose to Clip", "A rig's motion drives the clip; the still, if given, says what it looks like"),
@@ -24,6 +25,30 @@ RANGES = (
     ("STRIPS", "Selected Strips", "From the first to the last frame of the selected strips"),
     ("PREVIEW", "Preview Range", "The timeline's preview range"),
 )
+
+
+BUILT_IN = Menus(window_schedules=("shifting", "uniform_v2", "uniform"))  # until an engine has told its own
+
+
+def menus() -> Menus:
+    """What the engine offers that this extension was last connected to, other packages' plug-ins among it."""
+    return session.current.engine.client.menus or BUILT_IN
+
+
+def model_names(settings: MusevSettings, context: bpy.types.Context, text: str) -> list[str]:
+    """The models that are there and match what is typed, for the field's menu."""
+    welcome = session.current.engine.client.welcome
+    here = [model.name for model in welcome.models if model.installed] if welcome else []
+    return _matching(here or [ClipRequest.model], text)
+
+
+def schedule_names(settings: MusevSettings, context: bpy.types.Context, text: str) -> list[str]:
+    """The same for window schedules."""
+    return _matching(menus().window_schedules or BUILT_IN.window_schedules, text)
+
+
+def _matching(names, text: str) -> list[str]:
+    return [name for name in names if text.lower() in name.lower()]
 
 
 def number(field: str, name: str, description: str):
@@ -64,6 +89,15 @@ class MusevSettings(bpy.types.PropertyGroup):
     height: number("height", "Height", "Pixels; a multiple of 8")
     steps: number("num_inference_steps", "Steps", "Denoising steps: more takes longer and looks cleaner")
     seed: number("seed", "Seed", "The same seed and settings give the same clip")
+    # Names, not numbers of a list: they mean the same whatever the next engine has.
+    model: StringProperty(
+        name="Model", description="What makes the clip; the menu lists the models that the engine has",
+        default=ClipRequest.model, search=model_names, search_options={"SUGGESTION"},
+    )  # fmt: skip
+    context_schedule: StringProperty(
+        name="Windows", description="How the clip is cut into windows that are denoised together",
+        default=ClipRequest.context_schedule, search=schedule_names, search_options={"SUGGESTION"},
+    )  # fmt: skip
 
 
 class MusevPreferences(bpy.types.AddonPreferences):

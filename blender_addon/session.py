@@ -119,6 +119,7 @@ class Session:
         return (
             self.engine.state,
             self.engine.problem,
+            self.engine.client.menus,
             *((j.state, j.phase, j.step, len(j.have), j.eta_s) for j in self.jobs),
         )
 

@@ -76,6 +76,8 @@ class MUSEV_PT_engine(Sidebar, bpy.types.Panel):
             box = layout.box()
             box.alert = True
             draw_text(box, engine.problem, line_width(context), "ERROR")
+        for line in engine.client.menus.left_out if engine.client.menus else ():
+            draw_text(layout, f"Left out: {line}", line_width(context), "UNLINKED")
 
 
 class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
@@ -106,6 +108,8 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         column.prop(settings, "height")
         layout.prop(settings, "steps")
         layout.prop(settings, "seed")
+        layout.prop(settings, "model")
+        layout.prop(settings, "context_schedule")
         layout.operator("musev.generate", icon="RENDER_ANIMATION")
 
     def draw_still(self, layout, scene, settings) -> None:

@@ -48,7 +48,11 @@ class FakeEngine:
         self.makers: dict[str, asyncio.Task] = {}
         version = p.PROTOCOL_VERSION + (self.behaviour == "old")
         model = p.ModelInfo("mini", "free", True, 128, 128, 0)
-        await connection.send(p.encode(p.Welcome(version, "fake", os.getpid(), (model,))))
+        absent = p.ModelInfo("absent", "free", False, 128, 128, 0)
+        await connection.send(p.encode(p.Welcome(version, "fake", os.getpid(), (model, absent))))
+        left_out = ("by-hal: the window schedule late: no module",)
+        menus = p.Menus(window_schedules=("shifting", "pendulum"), left_out=left_out)
+        await connection.send(p.encode(menus))
         async for raw in connection:
             match p.decode(raw):
                 case p.Submit(job, request):
