@@ -308,7 +308,7 @@ def _model(id: str, row: dict) -> KnownModel:
 
 
 def _missing(wanted: KnownModel, files: list[ModelFile]) -> EngineError:
-    told = [f"{file.name} ({file.size / 1e6:.0f} MB)" if file.size else file.name for file in files]
+    told = [f"{file.name}{_how_large(file)}" for file in files]
     names = ", ".join(told[:4]) + (f" and {len(told) - 4} more files" if len(told) > 4 else "")
     return EngineError(
         f"The model {wanted.id} isn't here: {names}, from {wanted.source}. Licence: {wanted.terms}",
@@ -318,6 +318,12 @@ def _missing(wanted: KnownModel, files: list[ModelFile]) -> EngineError:
         else "Download it to that place.",
         code="missing_model",
     )
+
+
+def _how_large(file: ModelFile) -> str:
+    if file.name.endswith((".json", ".txt")):
+        return ""
+    return f" ({file.size / 1e6:.0f} MB)" if file.size else " (size not known)"
 
 
 def _read_json(path: Path) -> dict:

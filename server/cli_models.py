@@ -84,6 +84,7 @@ def models(args: argparse.Namespace) -> int:
 
 def list_models(args: argparse.Namespace) -> int:
     from musev_engine import registry
+    from server.models import models_here
 
     rows = [_told(model) for model in registry.known().values()]
     rows = [
@@ -97,6 +98,8 @@ def list_models(args: argparse.Namespace) -> int:
         there = "here" if row["installed"] else "-"
         print(f"{row['id']:34} {row['role']:14} {size:>8}  {there:5} {row['licence'] or 'licence not known'}")
     print(f"\n{sum(row['installed'] for row in rows)} of {len(rows)} are here; the folder: musev models path")
+    ready = [model.name for model in models_here() if model.installed]
+    print(f"Clips can be made with: {', '.join(ready)}")
     return 0
 
 

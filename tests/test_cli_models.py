@@ -235,6 +235,7 @@ def test_people_read_tables(musev, hub):
     out = musev("list")[1]
     (line,) = [line for line in out.splitlines() if line.startswith(CANNY)]
     assert "here" in line and "OpenRAIL" in line and f"1 of {len(registry.known())} are here" in out
+    assert "Clips can be made with: mini" in out
     status, out, _ = musev("show", "annotator-dwpose")
     assert status == 0 and "216,746,733 bytes" in out and "not here; goes to" in out
     assert musev("add", "/")[0] == 1
