@@ -3,6 +3,7 @@
 import json
 import pickle
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from musev_engine import checkpoints
 from musev_engine.checkpoints import Stored, networks_in
 from musev_engine.errors import EngineError
 from musev_engine.loading import load_models
-from musev_engine.networks import MOTION_KEYS, load_controlnet, load_vae
+from musev_engine.networks import MOTION_KEYS, load_controlnet, load_unet, load_vae
 from tests.golden_data import read_json
 from tests.ldm_layout import unet_name, vae_name
 from tests.tiny_model import SCHEDULER, TEXT, write_tiny_model
@@ -312,6 +313,25 @@ def test_weights_in_several_files_are_one_model(tiny, tmp_path):
     assert same(load_models(tiny, vae=tmp_path).vae, load_models(tiny).vae)
     index.write_text(json.dumps({"weight_map": {"conv_in.bias": "../elsewhere.safetensors"}}))
     assert "names a file elsewhere" in refused(tiny, vae=tmp_path)
+
+
+def test_what_a_base_replaces_is_never_read(tiny, painter, monkeypatch):
+    """Loading costs one read of each tensor that ends up in the network, and none of the others."""
+    taken = []
+    tensors = checkpoints._tensors
+
+    @contextmanager
+    def counting(path):
+        with tensors(path) as get:
+            yield lambda key: taken.append((path.parent.parent.name, key)) or get(key)
+
+    monkeypatch.setattr(checkpoints, "_tensors", counting)
+    config = json.loads((tiny / "unet" / "config.json").read_text())
+    unet = load_unet(tiny / "unet", config, base=painter / "unet", device="cpu", dtype=torch.float16)
+    wanted = {("tiny" if any(m in key for m in MOTION_KEYS) else "painter", key) for key in unet.state_dict()}
+    assert set(taken) == wanted and len(taken) == len(wanted)
+    pages = {weight.untyped_storage().data_ptr() for weight in unet.parameters()}
+    assert len(pages) == len(list(unet.parameters()))  # each in memory of its own, none a view of a file
 
 
 def test_files_are_read_in_portions(tiny, monkeypatch):
