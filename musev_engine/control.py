@@ -6,20 +6,15 @@ it is named.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-import os
-import tempfile
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
 
 import cv2
 import numpy as np
 
+from musev_engine.control_cache import Cache
 from musev_engine.drawing import NUM_BODY_POINTS, draw_poses
 from musev_engine.errors import EngineError
 
@@ -32,6 +27,7 @@ BODY, HAND, FACE = (
     f"annotator-openpose/{file}.pth" for file in ("body_pose_model", "hand_pose_model", "facenet")
 )
 DEPTH = "control_v11f1p_sd15_depth"
+PEOPLE_DETECTORS = ("OpenposeDetector", "DWposeDetector")
 VERSION = 1  # of the maps; a changed detector is a new one, and old caches are left alone
 
 
@@ -58,16 +54,43 @@ class ControlKind:
 
         detect = detectors.load(self.detector, self.files, device)
         height, width = frames.shape[1:3]
-        scale = (resolution or min(height, width)) / min(height, width)
-        rows, columns = (
-            max(SIDE_STEP, round(side * scale / SIDE_STEP) * SIDE_STEP) for side in (height, width)
-        )
+        rows, columns = _detection_size(height, width, resolution)
         at_once = max(1, PIXELS_AT_ONCE // (rows * columns))
         maps = [
             detect(_resized(frames[first : first + at_once], rows, columns), height, width, **self.parameters)
             for first in range(0, len(frames), at_once)
         ]
         return np.concatenate(maps) if maps else frames.copy()
+
+    def aligned(
+        self, frames: np.ndarray, still: np.ndarray, resolution: int | None = None, *, device: str = "cpu"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As a call, for a control that draws people, but of the largest person alone and brought to the figure of a
+        still, uint8 (h, w, 3) of the frames' size (see `posealign`): the frames' pictures and the still's, (h, w, 3).
+
+        Raises EngineError for a control that doesn't draw people, and as `posealign.align_poses` does.
+        """
+        from musev_engine import detectors
+        from musev_engine.posealign import align_people
+
+        if self.detector not in PEOPLE_DETECTORS:
+            known = ", ".join(name for name, kind in CONTROLS.items() if kind.detector in PEOPLE_DETECTORS)
+            raise EngineError(
+                "Posealign is for poses", self.picture, f"Turn it off, or choose one of {known}."
+            )
+        height, width = frames.shape[1:3]
+        where = (self.detector, self.files, device, _detection_size(height, width, resolution))
+        driving, figure = detectors.people_in(frames, *where), detectors.people_in(still[None], *where)
+        people = align_people(*driving, figure.bodies[0, 0])
+        pictures = []
+        for bodies, hands, faces in (people, figure):
+            shown = bodies if self.parameters.get("body", True) else bodies * (1, 1, 0)
+            parts = [
+                part if self.parameters.get(name) else None
+                for name, part in (("hand", hands), ("face", faces))
+            ]
+            pictures.append(draw_poses(shown, width, height, *parts))
+        return pictures[0], pictures[1][0]
 
 
 def _people(detector: str, files: tuple[str, ...], **parts: bool) -> ControlKind:
@@ -178,76 +201,6 @@ def __getattr__(name: str) -> ControlKind:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class Cache:
-    """Control pictures by content, so that the same frame isn't read twice: the last ones in memory and, where a
-    folder is given, on disk. Both are bounded, in bytes; the oldest go first."""
-
-    def __init__(self, folder: Path | None = None, max_bytes: int = 2**28, max_disk_bytes: int = 2**31):
-        self.folder, self.max_bytes, self.max_disk_bytes = folder, max_bytes, max_disk_bytes
-        self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._bytes, self._lock = 0, Lock()
-        self._disk_bytes: int | None = None  # counted at the first write
-
-    def get(self, key: str) -> np.ndarray | None:
-        """A picture, uint8 (h, w, 3), or None."""
-        with self._lock:
-            if key in self._maps:
-                self._maps.move_to_end(key)
-                return self._maps[key]
-        if self.folder is None or not (path := self.folder / f"{key}.png").is_file():
-            return None
-        picture = cv2.imread(str(path))
-        if picture is None:  # half a file, left by a full disk
-            return None
-        os.utime(path)
-        found = np.ascontiguousarray(picture[..., ::-1])
-        self._remember(key, found)
-        return found
-
-    def put(self, key: str, picture: np.ndarray) -> None:
-        """Keep a picture. Raises OSError where the folder can't be written."""
-        self._remember(key, picture)
-        if self.folder is not None:
-            self._write(key, picture)
-
-    def _remember(self, key: str, picture: np.ndarray) -> None:
-        with self._lock:
-            if key not in self._maps:
-                self._bytes += picture.nbytes
-            self._maps[key] = picture
-            while self._bytes > self.max_bytes and len(self._maps) > 1:
-                self._bytes -= self._maps.popitem(last=False)[1].nbytes
-
-    def _write(self, key: str, picture: np.ndarray) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        ok, png = cv2.imencode(".png", picture[..., ::-1])
-        if not ok:
-            raise ValueError(f"a map of {picture.shape} can't be written as PNG")
-        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(png.tobytes())
-        os.replace(temporary, self.folder / f"{key}.png")
-        if self._disk_bytes is not None:
-            self._disk_bytes += len(png)
-        if self._disk_bytes is None or self._disk_bytes > self.max_disk_bytes:
-            self._disk_bytes = self._prune()
-
-    def _prune(self) -> int:
-        """Remove the files that were longest not asked for, until the rest is small enough; gives its bytes."""
-        kept = []
-        for path in self.folder.glob("*.png"):
-            with contextlib.suppress(FileNotFoundError):  # another process prunes too
-                told = path.stat()
-                kept.append((told.st_mtime_ns, told.st_size, path))
-        kept.sort()
-        total = sum(size for _, size, _ in kept)
-        while total > self.max_disk_bytes and len(kept) > 1:
-            _, size, path = kept.pop(0)
-            path.unlink(missing_ok=True)
-            total -= size
-        return total
-
-
 _CACHE = Cache()
 
 
@@ -329,6 +282,13 @@ def _key(name: str, kind: object, frame: np.ndarray, resolution: int | None) -> 
     )
     told = f"{VERSION} {what} {resolution} {frame.shape} "
     return hashlib.sha256(told.encode() + np.ascontiguousarray(frame).tobytes()).hexdigest()
+
+
+def _detection_size(height: int, width: int, resolution: int | None) -> tuple[int, int]:
+    """Rows and columns at which a detector looks: the shorter side is `resolution`, both are multiples of 64."""
+    scale = (resolution or min(height, width)) / min(height, width)
+    rows, columns = (max(SIDE_STEP, round(side * scale / SIDE_STEP) * SIDE_STEP) for side in (height, width))
+    return rows, columns
 
 
 def _resized(frames: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from musev_engine.drawing import MIN_VISIBILITY, NUM_BODY_POINTS, NUM_HAND_POINTS
 from musev_engine.dwpose import DWPose
 from musev_engine.errors import EngineError
-from musev_engine.people import draw_people, face_mesh, openpose
+from musev_engine.people import People, draw_people, face_mesh, openpose
 
 # Pictures, uint8 (n, h, w, 3) with sides that are multiples of 64 -> maps, uint8 (n, height, width, 3).
 Detect = Callable[..., np.ndarray]
@@ -43,6 +44,36 @@ def load(detector: str, files: tuple[str, ...], device: str) -> Detect:
 
     with _quiet():
         return DETECTORS[detector]([registry.find_file(*file.split("/")) for file in files], device)
+
+
+def people_in(
+    frames: np.ndarray, detector: str, files: tuple[str, ...], device: str, size: tuple[int, int]
+) -> People:
+    """The largest person of each frame, uint8 (t, h, w, 3), in its pixels: bodies (t, 1, 18, 3) and so on, without
+    visibility where a frame shows nobody. `size`: rows and columns at which the detector looks."""
+    find = load(detector, files, device).args[0]  # what `draw_people` draws for these detectors
+    scale = np.array([frames.shape[2] / size[1], frames.shape[1] / size[0], 1], np.float32)
+    found = []
+    for frame in frames:
+        how = cv2.INTER_LANCZOS4 if size[0] > frame.shape[0] else cv2.INTER_AREA
+        seen = frame.shape[:2] == size
+        people = find(frame if seen else cv2.resize(frame, size[::-1], interpolation=how))
+        extents = [np.ptp(body[body[:, 2] >= MIN_VISIBILITY, :2], axis=0).prod() if
+                   (body[:, 2] >= MIN_VISIBILITY).any() else 0.0 for body in people.bodies]  # fmt: skip
+        largest = int(np.argmax(extents)) if extents else None
+        found.append([None if largest is None else part[largest] * scale for part in people])
+    shapes = [
+        (NUM_BODY_POINTS, 3),
+        (2, NUM_HAND_POINTS, 3),
+        next((f[2].shape for f in found if f[2] is not None), (68, 3)),
+    ]
+    parts = [
+        np.stack([np.zeros(shape, np.float32) if row[index] is None else row[index] for row in found])[
+            :, None
+        ]
+        for index, shape in enumerate(shapes)
+    ]
+    return People(*parts)
 
 
 # --- without learned weights ----------------------------------------------------------------------------

@@ -128,3 +128,46 @@ def _rebuilt(track: np.ndarray, measured: np.ndarray, still: np.ndarray, shared:
                 break
             ratio, ancestor = whole, PARENTS[ancestor]  # over a joint that isn't seen: no limb of its own
     return np.where(seen[..., None], new, old)
+
+
+# What a hand or face hangs on, and the joint whose distance to that says how large it is.
+LEFT_HAND, RIGHT_HAND, FACE = (7, 6), (4, 3), (0, ROOT)
+
+
+def align_people(
+    bodies: np.ndarray,
+    hands: np.ndarray,
+    faces: np.ndarray,
+    still_pose: np.ndarray,
+    reference: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`align_poses` for whole people: hands go with their wrists and faces with their noses, as much larger or smaller
+    as the forearms and necks become.
+
+    bodies: float (t, people, 18, 3); hands: (t, people, 2, 21, 3), the left one first; faces: (t, people, n, 3). Gives
+    the same three. Raises EngineError as `align_poses` does.
+    """
+    aligned = align_poses(bodies, still_pose, reference)
+    bodies = np.asarray(bodies, dtype=np.float32)
+    moved = [
+        _carried(hands[:, :, side], bodies, aligned, *on) for side, on in enumerate((LEFT_HAND, RIGHT_HAND))
+    ]
+    return aligned, np.stack(moved, axis=2), _carried(faces, bodies, aligned, *FACE)
+
+
+def _carried(
+    points: np.ndarray, before: np.ndarray, after: np.ndarray, anchor: int, other: int
+) -> np.ndarray:
+    """points (t, people, n, 3), moved with a joint of the bodies and scaled as its distance to another; where the joint
+    isn't seen, they stay."""
+    points = np.array(points, dtype=np.float32)
+    lengths = [
+        np.hypot(*np.moveaxis(body[:, :, anchor, :2] - body[:, :, other, :2], -1, 0))
+        for body in (after, before)
+    ]
+    both = _seen(before)[:, :, anchor] & _seen(before)[:, :, other] & (lengths[1] > MIN_LENGTH)
+    scale = np.divide(*lengths, out=np.ones_like(lengths[0]), where=both)[..., None, None]
+    old, new = before[:, :, anchor, None, :2], after[:, :, anchor, None, :2]
+    moved = new + scale * (points[..., :2] - old)
+    points[..., :2] = np.where(_seen(before)[:, :, anchor, None, None], moved, points[..., :2])
+    return points

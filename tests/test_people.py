@@ -187,6 +187,26 @@ def test_each_name_draws_its_parts_of_what_was_found(name, colours, files, monke
     assert wanted.any() and np.array_equal(made[:1], wanted)
 
 
+def test_people_brought_to_a_still_that_shows_the_same_are_drawn_where_they_were(files, monkeypatch):
+    yolox, pose, _ = files
+    monkeypatch.setattr(
+        "musev_engine.registry.find_file", lambda id, name: yolox if "yolox" in name else pose
+    )
+    from musev_engine import detectors
+    from musev_engine.control import CONTROLS
+
+    detectors.load.cache_clear()
+    frames = np.zeros((2, 64, 128, 3), np.uint8)
+    plain = CONTROLS["dwpose_body_hand"](frames)
+    aligned, still = CONTROLS["dwpose_body_hand"].aligned(frames, frames[0])
+    detectors.load.cache_clear()
+    assert aligned.shape == frames.shape and still.shape == frames.shape[1:]
+    assert plain.any() and np.abs(plain.astype(int) - aligned).max() <= 2
+    assert np.array_equal(still, plain[0])
+    with pytest.raises(EngineError, match="Posealign is for poses"):
+        CONTROLS["canny"].aligned(frames, frames[0])
+
+
 def test_a_picture_without_people_is_read_as_a_close_up(files, tmp_path):
     _, pose, _ = files
     empty = tmp_path / "empty.onnx"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from musev_engine.errors import EngineError
-from musev_engine.posealign import HEAD, PARENTS, align_poses
+from musev_engine.posealign import HEAD, PARENTS, align_people, align_poses
 from tests.test_drawing import person
 
 
@@ -127,6 +127,27 @@ def test_several_people_go_to_their_own_figures_and_others_follow_the_first():
     assert np.allclose(lengths(aligned[:, 0]), lengths(stills[0]), rtol=1e-3)
     assert np.allclose(lengths(aligned[:, 1]), lengths(stills[1]), rtol=1e-3)
     assert np.allclose(lengths(aligned[:, 2]), lengths(stills[0]), rtol=1e-3)
+
+
+def test_hands_and_faces_go_with_the_body():
+    track = dance()
+    random = np.random.default_rng(0)
+    around = np.stack([track[:, :, 7], track[:, :, 4]], axis=2)[:, :, :, None]
+    hands = np.concatenate(
+        [around[..., :2] + random.normal(0, 3, (9, 1, 2, 21, 2)), np.ones((9, 1, 2, 21, 1))], -1
+    )
+    faces = np.concatenate(
+        [track[:, :, :1, :2] + random.normal(0, 4, (9, 1, 68, 2)), np.ones((9, 1, 68, 1))], -1
+    )
+    scale, shift = np.float32([0.5, 0.5, 1]), np.float32([40, -9, 0])
+    moved = [part * scale + shift for part in (track, hands, faces)]
+    for back, wanted in zip(align_people(*moved, track[0, 0]), (track, hands, faces), strict=True):
+        assert np.allclose(back, wanted, atol=0.02)
+    moved[0][:, :, 7, 2] = 0  # without a wrist, its hand stays where it is
+    _, back, _ = align_people(*moved, track[0, 0])
+    assert np.allclose(back[:, :, 0], moved[1][:, :, 0]) and np.allclose(
+        back[:, :, 1], hands[:, :, 1], atol=0.02
+    )
 
 
 def test_nobody_is_aligned_to_nothing():
