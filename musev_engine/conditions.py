@@ -4,7 +4,7 @@
 unconditional half first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ from diffusers import ControlNetModel
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
-from musev_engine.frames import to_tensor
-from musev_engine.models.projections import ImageProjection
+from musev_engine.models.projections import FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import ReferenceTokens, UNet3D
 from musev_engine.sampling import Predict
+from musev_engine.windows import Timeline
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -26,25 +26,27 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 class Control:
     """A ControlNet and the pictures it follows.
 
-    `pictures`: frame indices -> uint8 (len(indices), 8h, 8w, 3), asked for at each window, so that a long
-    clip needs no memory for them. `condition_pictures`: the same of the condition frames, (n_c, 8h, 8w, 3).
-    `scale` multiplies its residuals. It acts at step i of n where `start` <= i/n and (i + 1)/n <= `end`.
+    `pictures`: frames of the timeline -> float (len(frames), 3, 8h, 8w) in [0, 1], asked for at each window, so
+    that a long clip needs no memory for them. `scale` multiplies its residuals. It acts at step i of n where
+    `start` <= i/n and (i + 1)/n <= `end`. `guess`: it sees the conditional half alone, and its residuals grow from
+    the outer to the inner layers (ControlNet's guess mode, arXiv 2302.05543).
     """
 
     net: ControlNetModel
-    pictures: Callable[[list[int]], np.ndarray]
-    condition_pictures: np.ndarray | None = None
+    pictures: Callable[[list[int]], torch.Tensor]
     scale: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    guess: bool = False
 
 
 @dataclass(frozen=True)
 class Conditions:
     """What a clip's predictions depend on. B is b, or 2b under guidance with the unconditional half first.
 
-    prompt_embeds: (B, n, d). guided: whether there are two halves.
-    condition_latents: (b, c, n_c, h, w) clean frames that stand before the noisy ones in every window.
+    prompt_embeds: (B, n, d); the others may have fewer rows, see `aligned`. guided: whether there are two halves.
+    timeline: which frames are made, which given. condition_latents: (b, c, n_c, h, w) the clean frames, in the
+    order of `timeline.pinned`.
     reference: ReferenceNet's keys and values, of batch B. image_tokens, face_tokens: (B, n, d).
     image_scale, face_scale: their weights in cross-attention. controls: their residuals are added up.
     motion_speed: of the frame indices. skip_temporal: single frames, without the layers along time.
@@ -52,6 +54,7 @@ class Conditions:
 
     prompt_embeds: torch.Tensor
     guided: bool
+    timeline: Timeline
     condition_latents: torch.Tensor | None = None
     reference: ReferenceTokens | None = None
     image_tokens: torch.Tensor | None = None
@@ -63,43 +66,76 @@ class Conditions:
     skip_temporal: bool = False
 
 
-def predictor(
-    unet: UNet3D, conditions: Conditions, timesteps: torch.Tensor, guidance: Sequence[float]
-) -> Predict:
-    """The function `denoise` calls. `timesteps`: the run's; `guidance`: the scale of each of its steps.
+def predictor(unet: UNet3D, conditions: Conditions, timesteps: torch.Tensor) -> Predict:
+    """The function `denoise` calls for a run of these `timesteps`.
 
-    A window's prediction is guided before the windows are averaged (classifier-free guidance, arXiv
-    2207.12598). MuseV averages first; guidance is linear and has one scale a step, so the result is the same.
+    Under guidance its rows are the unconditional and the conditional half: they are averaged over the windows
+    first and joined by `sampling.classifier_free` then, as in MuseV.
     """
     steps = {float(t): number for number, t in enumerate(timesteps)}
-    clean = conditions.condition_latents
-    num_clean = 0 if clean is None else clean.shape[2]
+    timeline, clean, halves = conditions.timeline, conditions.condition_latents, 1 + conditions.guided
+    place_of = {frame: place for place, frame in enumerate(timeline.pinned)}
 
-    def predict(latents: torch.Tensor, t: torch.Tensor, frames: list[int]) -> torch.Tensor:
-        step = steps[float(t)]
-        sample = latents if clean is None else torch.cat([clean, latents], dim=2)
-        if conditions.guided:
-            sample = torch.cat([sample, sample])
+    def predict(latents: torch.Tensor, t: torch.Tensor, windows: list[list[int]]) -> torch.Tensor:
+        sequences = [timeline.seen(window) for window in windows]
+        layout = [frame in place_of for frame in sequences[0]]
+        if any([frame in place_of for frame in each] != layout for each in sequences):
+            # one call has condition frames in one set of places
+            return torch.cat([predict(latents[i : i + 1], t, [windows[i]]) for i in range(len(windows))])
+        given = [place for place, is_given in enumerate(layout) if is_given]
+        made = [place for place, is_given in enumerate(layout) if not is_given]
+        sample = latents.new_empty(*latents.shape[:3], len(layout), *latents.shape[4:])
+        sample[:, :, :, made] = latents
+        for row, sequence in zip(sample, sequences, strict=True):
+            if given:
+                row[:, :, given] = clean[:, :, [place_of[sequence[place]] for place in given]].to(row)
+        sample = sample.flatten(0, 1).repeat(halves, 1, 1, 1, 1)  # half, then window, then clip
+
+        def of_windows(each: torch.Tensor | None) -> torch.Tensor | None:
+            if each is None:
+                return None
+            return _repeated(aligned(each, len(conditions.prompt_embeds)), len(windows), halves)
+
+        reference = conditions.reference
+        if reference is not None and len(windows) > 1:
+            reference = ReferenceTokens(
+                first=tuple(map(of_windows, reference.first)),
+                down=tuple(tuple(tuple(map(of_windows, kv)) for kv in block) for block in reference.down),
+                mid=tuple(map(of_windows, reference.mid)),
+            )
+        text = of_windows(conditions.prompt_embeds)
         noise_pred = unet(
-            sample,
-            t,
-            conditions.prompt_embeds,
-            condition_index=range(num_clean),
+            sample, t, text,
+            condition_index=given,
             motion_speed=conditions.motion_speed,
-            image_tokens=conditions.image_tokens,
+            image_tokens=of_windows(conditions.image_tokens),
             image_scale=conditions.image_scale,
-            face_tokens=conditions.face_tokens,
+            face_tokens=of_windows(conditions.face_tokens),
             face_scale=conditions.face_scale,
-            reference=conditions.reference,
-            control_residuals=_control_residuals(conditions, sample, t, frames, step, len(timesteps)),
+            reference=reference,
+            control_residuals=_control_residuals(
+                conditions, sample, text, t, sequences, steps[float(t)], len(steps)
+            ),
             skip_temporal=conditions.skip_temporal,
-        )[:, :, num_clean:].float()  # fmt: skip
-        if not conditions.guided:
-            return noise_pred
-        unconditional, conditional = noise_pred.chunk(2)
-        return unconditional + guidance[step] * (conditional - unconditional)
+        )  # fmt: skip
+        halved = noise_pred[:, :, made].float().unflatten(0, (halves, len(windows), -1))
+        return halved.transpose(0, 1).flatten(1, 2)
 
     return predict
+
+
+def aligned(each: torch.Tensor, rows: int) -> torch.Tensor:
+    """Fewer rows than there are clips: each stands for as many neighbours; where they don't divide evenly, the
+    first for all (as in MuseV)."""
+    if rows % len(each):
+        each = each[:1]
+    return each.repeat_interleave(rows // len(each), dim=0)
+
+
+def _repeated(each: torch.Tensor, windows: int, halves: int) -> torch.Tensor:
+    """(halves · b, …) -> (halves · windows · b, …)."""
+    rows = each.unflatten(0, (halves, 1, -1))
+    return rows.expand(-1, windows, *rows.shape[2:]).flatten(0, 2)
 
 
 @torch.no_grad()
@@ -126,44 +162,62 @@ def image_tokens(
 
 
 @torch.no_grad()
+def face_tokens(face_proj: FaceProjModel, embeds: np.ndarray, guided: bool) -> torch.Tensor:
+    """Embeddings of faces, float (n, e), as tokens for cross-attention, (1, 4n, d) (IP-Adapter FaceID). Under
+    guidance (2, 4n, d): the unconditional ones are the projection of zeros."""
+    embeds = torch.from_numpy(np.asarray(embeds, np.float32)).to(face_proj.norm.weight.device)
+    halves = [torch.zeros_like(embeds), embeds] if guided else [embeds]
+    return torch.stack([face_proj(half).flatten(0, 1) for half in halves])
+
+
+@torch.no_grad()
 def reference_tokens(
     referencenet: ReferenceNet, unet: UNet3D, still_latents: torch.Tensor, text: torch.Tensor
 ) -> ReferenceTokens:
     """What the UNet's fusion layers read of the stills, once for all windows and steps.
 
-    still_latents: (1, c, n, h, w) clean; text: (B, n, d), the image tokens if there are any, else the
+    still_latents: (b, c, n, h, w) clean, for both halves; text: (B, n, d), the image tokens if there are any, else the
     prompt's embeddings.
     """
-    maps = referencenet(still_latents.expand(len(text), -1, -1, -1, -1), 0, text)
+    stills = still_latents.repeat(len(text) // len(still_latents), 1, 1, 1, 1)
+    maps = referencenet(stills, 0, text)
     return unet.prepare_reference(*maps)
 
 
 def _control_residuals(
     conditions: Conditions,
     sample: torch.Tensor,
+    text: torch.Tensor,
     t: torch.Tensor,
-    frames: list[int],
+    sequences: list[list[int]],
     step: int,
     num_steps: int,
 ) -> tuple[list[torch.Tensor], torch.Tensor] | None:
-    """The ControlNets' residuals for one window's whole sequence, its condition frames included, or None.
+    """The ControlNets' residuals for whole windows, condition frames included, or None.
 
     The nets are diffusers' own, for single pictures: frames are folded into the batch."""
     total = None
     for control in conditions.controls:
         if step / num_steps < control.start or (step + 1) / num_steps > control.end or not control.scale:
             continue
-        pictures = control.pictures(frames)
-        if control.condition_pictures is not None:
-            pictures = np.concatenate([control.condition_pictures, pictures])
+        guess = control.guess and conditions.guided
+        rows = slice(len(sample) // 2 if guess else 0, None)  # the conditional half, or all
+        pictures = [control.pictures(sequence) for sequence in sequences]
+        pictures = torch.stack(pictures).to(sample.device, control.net.dtype)  # (k, t, 3, 8h, 8w)
+        shown = sample[rows]
+        pictures = aligned(pictures, len(sample) // (1 + conditions.guided))
         down, mid = control.net(
-            sample.transpose(1, 2).flatten(0, 1).to(control.net.dtype),
+            shown.transpose(1, 2).flatten(0, 1).to(control.net.dtype),
             t,
-            conditions.prompt_embeds.repeat_interleave(sample.shape[2], dim=0).to(control.net.dtype),
-            to_tensor(pictures, sample.device).to(control.net.dtype).repeat(len(sample), 1, 1, 1),
+            text[rows].repeat_interleave(sample.shape[2], dim=0).to(control.net.dtype),
+            pictures.repeat(len(shown) // len(pictures), 1, 1, 1, 1).flatten(0, 1),
             conditioning_scale=control.scale,
+            guess_mode=control.guess,
             return_dict=False,
         )
+        if guess:
+            down = [torch.cat([torch.zeros_like(each), each]) for each in down]
+            mid = torch.cat([torch.zeros_like(mid), mid])
         if total is not None:
             down = [one + other for one, other in zip(total[0], down, strict=True)]
             mid = total[1] + mid

@@ -11,6 +11,7 @@ from math import ceil
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -62,14 +63,36 @@ def fit_still(
     column and row and is scaled all the same, as every picture does there."""
     if still.shape[:2] == (height, width) and compat != "musev":
         return still
-    full_height, full_width = still.shape[:2]
-    scale = min(full_width / width, full_height / height)
-    left, top = (full_width - width * scale) / 2, (full_height - height * scale) / 2
-    box = (left, top, full_width - left, full_height - top)
+    box = _middle(*still.shape[:2], width, height)
     if compat == "musev":
-        left, top, right, bottom = map(ceil, box)
-        still, box = still[top : min(bottom, full_height - 1), left : min(right, full_width - 1)], None
+        still, box = _without_last(still, box), None
     return np.asarray(Image.fromarray(still).resize((width, height), resample, box=box))
+
+
+def fit_frames(frames: np.ndarray, width: int, height: int, compat: str = "") -> torch.Tensor:
+    """The same for frames of a video, uint8 (t, h, w, 3), as a tensor: float32 (t, 3, height, width) in [0, 1],
+    scaled bilinearly."""
+    if frames.shape[1:3] == (height, width) and compat != "musev":
+        return to_tensor(frames)
+    left, top, right, bottom = _middle(*frames.shape[1:3], width, height)
+    if compat == "musev":
+        frames = np.stack([_without_last(frame, (left, top, right, bottom)) for frame in frames])
+        return F.interpolate(to_tensor(frames), (height, width), mode="bilinear")
+    frames = frames[:, round(top) : round(bottom), round(left) : round(right)]
+    return F.interpolate(to_tensor(frames), (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def _middle(height: int, width: int, to_width: int, to_height: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest part about the middle that has the target's proportions."""
+    scale = min(width / to_width, height / to_height)
+    left, top = (width - to_width * scale) / 2, (height - to_height * scale) / 2
+    return left, top, width - left, height - top
+
+
+def _without_last(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    left, top, right, bottom = map(ceil, box)
+    height, width = frame.shape[:2]
+    return frame[top : min(bottom, height - 1), left : min(right, width - 1)]
 
 
 def to_tensor(frames: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -77,19 +100,23 @@ def to_tensor(frames: np.ndarray, device: torch.device | str = "cpu") -> torch.T
     return torch.from_numpy(np.array(frames)).to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def to_pixels(pictures: torch.Tensor) -> np.ndarray:
-    """float (t, 3, h, w), 0…1 -> uint8 (t, h, w, 3); what lies outside is cut off."""
-    return (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def to_pixels(pictures: torch.Tensor, compat: str = "") -> np.ndarray:
+    """float (t, 3, h, w), 0…1 -> uint8 (t, h, w, 3); what lies outside is cut off. Values are rounded or, with
+    compat="musev", cut off at the whole number below."""
+    values = pictures.clamp(0, 1) * 255
+    values = values.floor() if compat == "musev" else values.round()
+    return values.byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, frames: np.ndarray) -> torch.Tensor:
-    """Frames, uint8 (t, h, w, 3), as clean latents: float32 (1, c, t, h/8, w/8), the mean (never a sample)
-    times the VAE's scaling factor."""
+def encode(vae: AutoencoderKL, frames: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Frames, uint8 (t, h, w, 3) or float (t, 3, h, w) in [0, 1], as clean latents: float32 (1, c, t, h/8, w/8),
+    the mean (never a sample) times the VAE's scaling factor."""
     latents = []
-    for chunk in _chunks(frames, frames.shape[1] * frames.shape[2]):
-        pictures = to_tensor(chunk, vae.device) * 2 - 1
-        latents.append(vae.encode(pictures.to(vae.dtype)).latent_dist.mean.float())
+    height, width = frames.shape[2:] if isinstance(frames, torch.Tensor) else frames.shape[1:3]
+    for chunk in _chunks(frames, height * width):
+        chunk = chunk.to(vae.device) if isinstance(chunk, torch.Tensor) else to_tensor(chunk, vae.device)
+        latents.append(vae.encode((chunk * 2 - 1).to(vae.dtype)).latent_dist.mean.float())
     return (torch.cat(latents) * vae.config.scaling_factor).transpose(0, 1).unsqueeze(0)
 
 
@@ -101,6 +128,20 @@ def decode(vae: AutoencoderKL, latents: torch.Tensor) -> Iterator[torch.Tensor]:
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     for chunk in _chunks(rows, rows.shape[2] * rows.shape[3] * factor**2):
         yield (vae.decode(chunk).sample.float() / 2 + 0.5).clamp(0, 1)
+
+
+def match_histograms(frames: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """Frames, uint8 (t, h, w, 3), with the colours of a model frame (h, w, 3): in each channel of each frame a
+    value becomes the one of the same rank in the model's (Gonzalez and Woods, Digital Image Processing, 3.3.2)."""
+    matched = np.empty_like(frames)
+    for channel in range(3):
+        counts = np.bincount(model[..., channel].ravel(), minlength=256)
+        values = counts.nonzero()[0]
+        ranks = counts[values].cumsum() / model[..., channel].size
+        for frame, out in zip(frames[..., channel], matched[..., channel], strict=True):
+            own_ranks = np.bincount(frame.ravel(), minlength=256).cumsum() / frame.size
+            out[:] = np.interp(own_ranks, ranks, values).astype(np.uint8)[frame]
+    return matched
 
 
 def _chunks(rows, pixels_of_one: int) -> Iterator:

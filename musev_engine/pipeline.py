@@ -1,4 +1,4 @@
-"""From a clip's request to its frames: prepare -> denoise in windows -> decode.
+"""From a clip's request to its frames: prepare -> shot by shot: denoise in windows -> decode.
 
 `generate` is a generator: whoever asks for its next event lets it go on to the next window, and whoever
 closes it stops it there. It knows no sockets, jobs or files.
@@ -11,148 +11,291 @@ import numpy as np
 import torch
 from PIL import Image
 
-from musev_engine import frames
-from musev_engine.clip import Clip, Event, Frames, Preview, Progress
-from musev_engine.conditions import Conditions, Control, image_tokens, predictor, reference_tokens
+from musev_engine import frames, plugins
+from musev_engine.clip import Clip, ControlVideo, Event, Frames, Preview, Progress
+from musev_engine.conditions import Conditions, Control, face_tokens, image_tokens, reference_tokens
 from musev_engine.control import NUM_BODY_POINTS, draw_poses
 from musev_engine.errors import EngineError
 from musev_engine.loading import POSE_CONTROLNET, Models
 from musev_engine.prompts import encode_prompts
-from musev_engine.sampling import denoise, draw_noise, guidance_scales, initial_latents, lean_noise
+from musev_engine.sampling import (
+    classifier_free,
+    denoise,
+    draw_noise,
+    guidance_scales,
+    initial_latents,
+    lean_noise,
+    steps_of_strength,
+)
 from musev_engine.schedulers import make_scheduler, set_timesteps
+from musev_engine.shots import BESIDE, Leaning, Looks, Shot, Trace, follow, plan_shots
 from musev_engine.windows import plan_windows
 
 __all__ = ["Clip", "Event", "Frames", "Preview", "Progress", "generate"]
 
-NOBODY = np.zeros((0, NUM_BODY_POINTS, 3), np.float32)
-
 
 def generate(clip: Clip, models: Models) -> Iterator[Event]:
-    """Make a clip: exactly `clip.num_frames` frames come out.
+    """Make a clip: exactly `clip.num_frames` frames come out, condition images at their places.
 
-    It may be closed between any two events, and there is one after every window at least. Without a still,
-    a first frame is made alone, by the image model. Where there are both a still and poses, the clip's frames
-    are all new; otherwise frame 0 is the still, or that first frame, itself (see `Clip.begins_with_still`).
+    It may be closed between any two events, and there is one after every batch of windows at least. Without a
+    still or condition image, a first frame is made alone, by the image model.
 
     Raises EngineError when the model lacks what the clip needs, FloatingPointError as `denoise` does.
     """
-    if clip.poses is not None and POSE_CONTROLNET not in models.controlnets:
-        raise EngineError(
-            "This model can't follow poses", models.name, "Choose one with a controlnet.", code="bad_model"
-        )
+    _check_parts(clip, models)
     generator = torch.Generator().manual_seed(clip.seed)
-
     yield Progress("prepare", 0, 1)
-    guided = clip.guidance_scale > 1
-    texts = [clip.negative_prompt, clip.prompt] if guided else [clip.prompt]
-    embeds = encode_prompts(models.text_encoder, models.tokenizer, texts).to(models.device)
-    plain = Conditions(embeds, guided, motion_speed=clip.motion_speed)
-    if clip.still is None:
-        alone = replace(plain, controls=_controls(clip, models), skip_temporal=True)
-        still_latents = yield from _denoise("first frame", clip, models, alone, 0, 1, generator)
-        still = frames.to_pixels(torch.cat(list(frames.decode(models.vae, still_latents))))
-    else:
-        still = frames.fit_still(clip.still, clip.width, clip.height, clip.compat)[None]
-        still_latents = frames.encode(models.vae, still)
-    first = int(clip.begins_with_still)
-    conditions = _with_still(plain, clip, models, still, still_latents)
+    looks = Looks.of(clip)
+    images = {frame: _encoded(picture, clip, models) for frame, picture in clip.pinned.items()}
+    opening = _opening(clip, models, images)
+    wants_first = clip.first_frame.redraw if opening.pinned else clip.n_vision_condition and not images
+    if wants_first:
+        made = yield from _first_frame(clip, models, opening, looks.for_first_frame(clip), generator)
+        opening = replace(opening, pinned={0: made})
+        looks = looks.after_first_frame(clip, torch.cat(list(frames.decode(models.vae, made))))
+        images = {frame: made if frame == opening.frame_of(0) else each for frame, each in images.items()}
+    embeds = _encoded_prompts(clip, models)
     yield Progress("prepare", 1, 1)
 
-    latents = still_latents[:, :, :first]
-    if clip.num_frames > first:
-        made = yield from _denoise("denoise", clip, models, conditions, first, clip.num_frames, generator)
-        latents = torch.cat([latents, made], dim=2)
+    plan, shot, latents, trace, model_frame = plan_shots(clip), None, None, None, None
+    for number, (first, end) in enumerate(plan):
+        shot = follow(clip, first, end, opening, shot, latents, images)
+        opening = opening if number else shot
+        conditions = _conditions(clip, models, looks, embeds, shot)
+        made, trace = yield from _made(clip, models, shot, conditions, generator, trace, (number, len(plan)))
+        latents, done, tail = shot.whole(made), first, []
+        for pictures in frames.decode(models.vae, latents[:, :, len(shot.ahead) :]):
+            pixels = frames.to_pixels(pictures, clip.compat)
+            if clip.need_hist_match:
+                model_frame = pixels[0] if model_frame is None else model_frame
+                pixels = frames.match_histograms(pixels, model_frame)
+            yield Frames(done, pixels)
+            done, tail = done + len(pixels), [*tail, *pictures][-max(1, clip.n_vision_condition) :]
+            yield Progress("decode", done, clip.num_frames)
+        looks = looks.after_shot(clip, torch.stack(tail))
 
-    done = 0
-    for pictures in frames.decode(models.vae, latents):
-        yield Frames(done, frames.to_pixels(pictures))
-        done += len(pictures)
-        yield Progress("decode", done, clip.num_frames)
+
+def _check_parts(clip: Clip, models: Models) -> None:
+    """Everything the clip asks for must be there before anything is made."""
+    wanted = {POSE_CONTROLNET} if clip.poses is not None else set()
+    for name in sorted(wanted | {control.controlnet for control in clip.controls}):
+        if name not in models.controlnets:
+            known = ", ".join(sorted(models.controlnets)) or "none"
+            raise EngineError(
+                f"The model {models.name} has no such ControlNet", name,
+                f"Load it with the model; loaded are: {known}.", code="bad_model",
+            )  # fmt: skip
+    for given, part, what in (
+        (clip.references, models.referencenet, "references"),
+        (clip.image_prompts, models.image_encoder, "image prompts"),
+        (clip.face_embeds, models.face_proj, "face embeddings"),
+    ):
+        if given is not None and len(given) and part is None:
+            raise EngineError(
+                f"This model takes no {what}",
+                models.name,
+                "Choose one that does, or leave them out.",
+                "bad_model",
+            )
+    if not clip.fixed_refer_face_image and len(plan_shots(clip)) > 1:
+        raise EngineError(
+            "Faces can't be taken from the frames of the shot before: there is nothing here that finds them",
+            "fixed_refer_face_image=False", "Keep it True.",
+        )  # fmt: skip
 
 
-def _with_still(
-    plain: Conditions, clip: Clip, models: Models, still: np.ndarray, still_latents: torch.Tensor
-) -> Conditions:
-    """The still stands, clean, before the frames of every window; where the model has the parts for it, it is
-    also read by the ReferenceNet and as an image prompt."""
-    tokens, reference = None, None
-    if models.image_encoder is not None:
-        prompt = frames.fit_still(still[0], clip.width, clip.height, clip.compat, Image.Resampling.BICUBIC)
-        tokens = image_tokens(models.image_encoder, models.image_proj, prompt[None], plain.guided)
-    if models.referencenet is not None:
-        text = plain.prompt_embeds if tokens is None else tokens
-        reference = reference_tokens(models.referencenet, models.unet, still_latents, text)
-    return replace(
-        plain,
-        condition_latents=still_latents,
-        reference=reference,
-        image_tokens=tokens,
-        image_scale=clip.ip_adapter_scale,
-        controls=_controls(clip, models, with_still=True),
+def _opening(clip: Clip, models: Models, images: dict[int, torch.Tensor]) -> Shot:
+    """What a clip begins with: the still as frame 0 or beside the clip, the condition image of frame 0 and those
+    that follow it, or nothing yet. As a shot without frames of its own."""
+    if clip.still is not None and clip.n_vision_condition and 0 not in images:
+        ahead = () if clip.begins_with_still else (BESIDE,)
+        return Shot(0, 0, ahead, {0: _encoded(clip.still, clip, models)})
+    return Shot(0, 0, (), {0: images[0]} if 0 in images else {})
+
+
+def _encoded(picture: np.ndarray, clip: Clip, models: Models) -> torch.Tensor:
+    fitted = frames.fit_still(picture, clip.width, clip.height, clip.compat)
+    return frames.encode(models.vae, fitted[None])
+
+
+def _encoded_video(clip: Clip, models: Models, numbers: list[int]) -> torch.Tensor:
+    """Frames of the source video as clean latents, (1, c, len(numbers), h, w)."""
+    fitted = (frames.fit_frames(clip.video[i : i + 1], clip.width, clip.height, clip.compat) for i in numbers)
+    return torch.cat([frames.encode(models.vae, each) for each in fitted], dim=2)
+
+
+def _first_frame(
+    clip: Clip, models: Models, opening: Shot, looks: Looks, generator: torch.Generator
+) -> Generator[Event, None, torch.Tensor]:
+    """A picture made alone, by the image model: what the clip begins with, drawn anew, or frame 0."""
+    by = clip.first_frame
+    image = replace(
+        clip, noise_type="random", skip_temporal=True, scheduler=clip.scheduler,
+        num_inference_steps=by.num_inference_steps or clip.num_inference_steps,
+        guidance_scale=clip.guidance_scale if by.guidance_scale is None else by.guidance_scale,
+        guidance_scale_end=clip.guidance_scale_end if by.guidance_scale is None else by.guidance_scale_end,
+        guidance_method=clip.guidance_method if by.guidance_scale is None else by.guidance_method,
+        negative_prompt=clip.negative_prompt if by.negative_prompt is None else by.negative_prompt,
+        initial_common_latent=None,
+    )  # fmt: skip
+    alone = Shot(0, 0, opening.ahead) if opening.ahead else Shot(0, 1)
+    start = opening.pinned.get(0)
+    if clip.compat == "musev" and (clip.poses is not None or clip.controls) and clip.video is None:
+        start = None
+    elif start is None and clip.video is not None:
+        start = _encoded_video(clip, models, [0])
+    conditions = _conditions(image, models, looks, _encoded_prompts(image, models), alone)
+    return (
+        yield from _denoise("first frame", image, models, alone, conditions, generator, start, by.strength)
     )
 
 
-def _controls(clip: Clip, models: Models, with_still: bool = False) -> tuple[Control, ...]:
-    """The poses as drawings, of the frames alone or with the still before them. A still whose pose
-    isn't known has an empty drawing."""
-    if clip.poses is None:
-        return ()
-    first, still_pose = 0, None
-    if with_still:
-        first = int(clip.begins_with_still)
-        still_pose = clip.poses[0] if first else clip.still_pose if clip.still_pose is not None else NOBODY
-
-    def draw(indices: list[int]) -> np.ndarray:
-        return draw_poses(clip.poses[first:][indices], clip.width, clip.height)
-
-    still_drawing = None if still_pose is None else draw_poses(still_pose[None], clip.width, clip.height)
-    return (Control(models.controlnets[POSE_CONTROLNET], draw, still_drawing, clip.control_scale),)
+def _made(
+    clip: Clip, models: Models, shot: Shot, conditions: Conditions, generator: torch.Generator,
+    before: Trace | None, part: tuple[int, int],
+) -> Generator[Event, None, tuple[torch.Tensor | None, Trace | None]]:  # fmt: skip
+    """What a shot makes: latents (1, c, n, h, w) of the frames that aren't given, or None if all are; and its
+    trace for the next one, where shots lean on each other."""
+    numbers = [shot.frame_of(place) for place in conditions.timeline.free]
+    if not numbers:
+        return None, None
+    start = None if clip.video is None else _encoded_video(clip, models, numbers)
+    leaning = None if clip.serial is None else Leaning(clip.serial, before, clip.num_inference_steps)
+    made = yield from _denoise(
+        "denoise", clip, models, shot, conditions, generator, start, clip.video_strength, leaning, part
+    )
+    return made, leaning and leaning.trace
 
 
 def _denoise(
-    phase: str,
-    clip: Clip,
-    models: Models,
-    conditions: Conditions,
-    first: int,
-    end: int,
-    generator: torch.Generator,
-) -> Generator[Event, None, torch.Tensor]:
-    """Frames [first, end) of the clip from noise to clean latents, float32 (1, c, end - first, h, w)."""
-    num_frames = end - first
+    phase: str, clip: Clip, models: Models, shot: Shot, conditions: Conditions, generator: torch.Generator,
+    start: torch.Tensor | None = None, strength: float = 1.0, leaning: Leaning | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Generator[Event, None, torch.Tensor]:  # fmt: skip
+    """The frames that a timeline doesn't have yet, from noise or from clean `start` latents: float32
+    (1, c, n, h, w). `part`: this run's number among those whose steps are counted together."""
+    free = conditions.timeline.free
     scheduler = make_scheduler(models.scheduler_config, None if clip.scheduler == "model" else clip.scheduler)
     timesteps = set_timesteps(scheduler, clip.num_inference_steps, models.device, clip.compat)
-    guidance = guidance_scales(
+    if start is not None and clip.compat != "musev":
+        timesteps = steps_of_strength(timesteps, strength)
+        if not len(timesteps):
+            return start
+    shape = (1, models.vae.config.latent_channels, len(free), clip.height // 8, clip.width // 8)
+    common = clip.initial_common_latent
+    common = None if common is None else torch.from_numpy(common).float()[None, :, None]
+    noise = draw_noise(
+        shape, generator, noise_type=clip.noise_type, w_ind_noise=clip.w_ind_noise, common=common
+    ).to(models.device)
+    if conditions.condition_latents is not None and start is None:
+        noise = lean_noise(noise, conditions.condition_latents, clip.img_weight)
+    latents = initial_latents(scheduler, noise, timesteps[0], start)
+    scales = guidance_scales(
         clip.guidance_scale, clip.guidance_scale_end, len(timesteps), clip.guidance_method
     )
-    shape = (1, models.vae.config.latent_channels, num_frames, clip.height // 8, clip.width // 8)
-    noise = draw_noise(shape, generator, noise_type=clip.noise_type, w_ind_noise=clip.w_ind_noise)
-    noise = noise.to(models.device)
-    if conditions.condition_latents is not None:
-        noise = lean_noise(noise, conditions.condition_latents, clip.img_weight)
+    guide = classifier_free(scales) if conditions.guided else lambda noise_pred, step: noise_pred
+    hooks = {"guide": guide} if leaning is None else {"guide": leaning.over(guide), "settle": leaning.settle}
     states = denoise(
-        predictor(models.unet, conditions, timesteps, guidance),
-        initial_latents(scheduler, noise, timesteps[0]),
+        plugins.found("musev.predictors")[clip.predictor](models.unet, conditions, timesteps),
+        latents if leaning is None else leaning.begin(latents),
         scheduler,
         timesteps,
         plan=lambda step: plan_windows(
-            clip.context_schedule, num_frames, clip.context_frames, clip.context_overlap, step=step
+            clip.context_schedule, len(free), clip.context_frames, clip.context_overlap,
+            context_stride=clip.context_stride, step=step,
         ),
+        context_batch_size=clip.context_batch_size,
         overlap_weights=clip.overlap_weights,
         generator=generator,
         eta=clip.eta,
         noise_type=clip.noise_type,
         w_ind_noise=clip.w_ind_noise,
         compat=clip.compat,
-    )
-    yield Progress(phase, 0, len(timesteps))
+        **hooks,
+    )  # fmt: skip
+    before, steps = part[0] * len(timesteps), part[1] * len(timesteps)
+    yield Progress(phase, before, steps)
     for state in states:
         if not state.step_done:
-            yield Progress(phase, state.step, state.num_steps, state.window, state.num_windows)
+            yield Progress(phase, before + state.step, steps, state.window, state.num_windows)
             continue
-        yield Progress(phase, state.step + 1, state.num_steps)
+        yield Progress(phase, before + state.step + 1, steps)
         if state.original is not None and state.step + 1 < state.num_steps:
-            middle = num_frames // 2
+            middle = len(free) // 2
             pictures = frames.decode(models.vae, state.original[:, :, middle : middle + 1])
-            yield Preview(first + middle, frames.to_pixels(next(pictures)))
+            yield Preview(max(0, shot.frame_of(free[middle])), frames.to_pixels(next(pictures)))
     return state.latents
+
+
+def _encoded_prompts(clip: Clip, models: Models) -> torch.Tensor:
+    """(B, n, d): the negative prompt first, where there is guidance."""
+    texts = [clip.negative_prompt, clip.prompt] if clip.guidance_scale > 1 else [clip.prompt]
+    return encode_prompts(models.text_encoder, models.tokenizer, texts).to(models.device)
+
+
+def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, shot: Shot) -> Conditions:
+    """All that a shot's predictions depend on. Pictures that the model has no parts for are left out."""
+    guided, image, face, reference = clip.guidance_scale > 1, None, None, None
+    if looks.image_prompts is not None and models.image_encoder is not None:
+        # cut and scaled once more, as in MuseV
+        stills = [
+            frames.fit_still(each, clip.width, clip.height, clip.compat, Image.Resampling.BICUBIC)
+            for each in frames.to_pixels(looks.image_prompts, clip.compat)
+        ]
+        image = image_tokens(models.image_encoder, models.image_proj, np.stack(stills), guided)
+    if looks.faces is not None and models.face_proj is not None:
+        face = face_tokens(models.face_proj, looks.faces, guided)
+    if looks.references is not None and models.referencenet is not None:
+        latents = frames.encode(models.vae, looks.references)
+        reference = reference_tokens(
+            models.referencenet, models.unet, latents, embeds if image is None else image
+        )
+    if not models.unet.config.ip_adapter_cross_attn:
+        embeds = image if clip.prompt_only_use_image_prompt and image is not None else embeds
+        image = None
+    return Conditions(
+        embeds,
+        guided,
+        shot.timeline,
+        condition_latents=shot.condition_latents,
+        reference=reference,
+        image_tokens=image,
+        image_scale=clip.ip_adapter_scale,
+        face_tokens=face,
+        face_scale=clip.face_scale,
+        controls=tuple(_controls(clip, models, shot)),
+        motion_speed=clip.motion_speed,
+        skip_temporal=clip.skip_temporal,
+    )
+
+
+def _controls(clip: Clip, models: Models, shot: Shot) -> Iterator[Control]:
+    """The poses, as drawings, and the other control pictures, told by places of the shot's timeline."""
+
+    def control(net: str, pictures_of, cut: bool, scale: float, *span: float) -> Control:
+        def pictures(places: list[int]) -> torch.Tensor:
+            shown = pictures_of([shot.frame_of(place) for place in places])
+            return frames.fit_frames(shown, clip.width, clip.height, clip.compat if cut else "")
+
+        return Control(models.controlnets[net], pictures, scale, *span, guess=clip.guess_mode)
+
+    if clip.poses is not None:
+        still_pose = np.zeros((0, NUM_BODY_POINTS, 3)) if clip.still_pose is None else clip.still_pose
+        drawn = draw_poses(still_pose[None], clip.width, clip.height)[0]
+
+        def drawings(numbers: list[int]) -> np.ndarray:
+            poses = draw_poses(clip.poses[numbers], clip.width, clip.height)
+            return np.stack([drawn if i == BESIDE else one for i, one in zip(numbers, poses, strict=True)])
+
+        yield control(POSE_CONTROLNET, drawings, False, clip.control_scale)
+    for video in clip.controls:
+        yield control(video.controlnet, _pictures_of(video), True, video.scale, video.start, video.end)
+
+
+def _pictures_of(video: ControlVideo):
+    still = np.zeros_like(video.frames[0]) if video.still is None else video.still
+
+    def pictures(numbers: list[int]) -> np.ndarray:
+        return np.stack([still if i == BESIDE else video.frames[i] for i in numbers])
+
+    return pictures

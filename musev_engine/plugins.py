@@ -15,8 +15,8 @@ A package says what it adds in its pyproject.toml, one line for each thing, and 
     "control_v11p_sd15_canny" |
 | `musev.window_schedules` | called as `schedule(num_frames, context_frames, context_overlap, *, context_stride,
     step)`: gives a list of `windows.Window` that count each frame of [0, num_frames) at least once |
-| `musev.predictors` | called as `predictor(unet, conditions, timesteps, guidance)`: gives the function that
-    `sampling.denoise` calls, see `conditions.predictor` |
+| `musev.predictors` | called as `predictor(unet, conditions, timesteps)`: gives the function that
+    `sampling.denoise` calls, see `sampling.Predict` and `conditions.predictor` |
 
 Names are those of Python: letters, digits and underscores. `examples/plugin` is a package that does this.
 

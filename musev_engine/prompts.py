@@ -1,10 +1,13 @@
-"""Prompts -> embeddings: weights in brackets, and texts longer than CLIP's window.
+"""Prompts -> embeddings: templates, weights in brackets, and texts longer than CLIP's window.
 
 The grammar is the field's: `(x)` raises by 1.1, `[x]` lowers by 1.1, `(x:1.4)` sets, `\\(` is a bracket. It
 and the long texts follow what MuseV does (the "long prompt weighting" of the SD community).
 """
 
+import difflib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil
 
 import torch
@@ -14,12 +17,75 @@ from musev_engine.embeddings import with_all_vectors
 from musev_engine.errors import EngineError
 
 CHUNK = 75  # tokens between CLIP's begin and end marks
-MAX_CHUNKS = 3
+MAX_CHUNKS = 16  # 1200 tokens: about 900 words; MuseV breaks at more than 3
+MAX_CHARACTERS = 20_000  # before anything looks at the text
 BRACKET_FACTOR = 1.1
 
 _PIECE = re.compile(
     r"\\(?P<literal>[()\[\]\\])|:(?P<weight>[+-]?[\d.]+)\)|(?P<mark>[()\[\]])|[^\\()\[\]:]+|.", re.DOTALL
 )
+
+
+@dataclass(frozen=True)
+class NegativeSet:
+    """What a clip shall not look like: a text, and textual inversions (by their tokens, the files' names) that say it
+    in fewer tokens. They have an effect only where they are loaded."""
+
+    text: str = ""
+    embeddings: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        return ", ".join([*self.embeddings, *([self.text] if self.text else [])])
+
+
+_FLAWS = "(low quality:1.4), (worst quality:1.4), blurry, jpeg artefacts, watermark, signature, text, cropped"
+_BODIES = (
+    f"{_FLAWS}, (deformed hands:1.3), (extra fingers:1.3), missing fingers, extra limbs, fused limbs, long neck, "
+    "(two heads:1.4), distorted face, crossed eyes, bad anatomy, out of frame, duplicate"
+)
+# By MuseV's names, with the embeddings that each names there; the words are our own.
+NEGATIVE_SETS: dict[str, NegativeSet] = {
+    "Empty": NegativeSet(),
+    "V1": NegativeSet(_FLAWS),
+    "V2": NegativeSet(_BODIES, ("badhandv4", "ng_deepnegative_v1_75t")),
+    "V3": NegativeSet("bad quality", ("badhandv4", "ng_deepnegative_v1_75t")),
+    "V4": NegativeSet(
+        "bad quality", ("badhandv4", "ng_deepnegative_v1_75t", "EasyNegativeV2", "bad_prompt_version2-neg")
+    ),
+    "V5": NegativeSet(_BODIES),
+}
+
+
+def negative_prompt(name: str) -> str:
+    """The prompt of a named negative set. Raises EngineError for an unknown name, with the nearest."""
+    if name not in NEGATIVE_SETS:
+        raise EngineError(
+            "No negative set has this name", name, _nearest(name, NEGATIVE_SETS), "unknown_name"
+        )
+    return NEGATIVE_SETS[name].prompt
+
+
+def fill_template(prompt: str, values: Mapping[str, object]) -> str:
+    """The prompt with each `{name}` replaced by its value, as `(eye blinks:{eye_blinks_factor})`; `{{` and `}}` are
+    braces. Raises EngineError for a name that has no value."""
+
+    def value(found: re.Match) -> str:
+        if found[0] in ("{{", "}}"):
+            return found[0][0]
+        if found["name"] not in values:
+            raise EngineError(
+                "The prompt asks for a value that isn't given", found[0], _nearest(found["name"], values)
+            )
+        return str(values[found["name"]])
+
+    return re.sub(r"\{\{|\}\}|\{(?P<name>\w+)\}", value, prompt)
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, known, n=3)
+    listed = ", ".join(known) or "none"
+    return f"Did you mean {' or '.join(near)}?" if near else f"There are: {listed}."
 
 
 def parse_prompt(prompt: str) -> list[tuple[str, float]]:
@@ -65,7 +131,7 @@ def encode_prompts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompt
     """Weighted embeddings, float32 on the CPU, (len(prompts), 77 · m, d) for m chunks, as the longest needs.
 
     Each chunk of 75 tokens is encoded by itself between CLIP's marks. A token's embedding is multiplied by
-    its weight; then the whole is scaled so that its mean stays. Raises EngineError over 225 tokens.
+    its weight; then the whole is scaled so that its mean stays. Raises EngineError over MAX_CHUNKS chunks.
     """
     tokenised = [_tokens(tokenizer, prompt) for prompt in prompts]
     chunks = max(1, ceil(max(len(ids) for ids, _ in tokenised) / CHUNK))
@@ -87,6 +153,8 @@ def encode_prompts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompt
 
 def _tokens(tokenizer: CLIPTokenizer, prompt: str) -> tuple[list[int], list[float]]:
     """The prompt's token ids without marks, and each one's weight. Segments are tokenised one by one."""
+    if len(prompt) > MAX_CHARACTERS:
+        raise EngineError("The prompt is too long", f"{len(prompt)} characters", _SHORTEN)
     ids, weights = [], []
     for text, weight in parse_prompt(prompt):
         segment = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
@@ -94,10 +162,11 @@ def _tokens(tokenizer: CLIPTokenizer, prompt: str) -> tuple[list[int], list[floa
         ids += segment
         weights += [weight] * len(segment)
     if len(ids) > MAX_CHUNKS * CHUNK:
-        raise EngineError(
-            "The prompt is too long", f"{len(ids)} tokens", f"Shorten it to {MAX_CHUNKS * CHUNK} tokens."
-        )
+        raise EngineError("The prompt is too long", f"{len(ids)} tokens", _SHORTEN)
     return ids, weights
+
+
+_SHORTEN = f"Shorten it to {MAX_CHUNKS * CHUNK} tokens, about {MAX_CHUNKS * CHUNK * 3 // 4} words."
 
 
 def _number(text: str) -> float:

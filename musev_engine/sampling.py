@@ -1,8 +1,8 @@
 """The parallel loop: noise becomes latents, in overlapping windows that all move one step together.
 
-`denoise` knows only `predict(latents, t, frames) -> noise_pred`: not what is predicted from, nor guidance,
-nor pixels. Visual-conditioned parallel denoising is MuseV's (TMElyralab/MuseV); noise shared between frames
-is VideoFusion's (arXiv 2303.08320).
+`denoise` knows only `predict(latents, t, windows) -> noise_pred` and what `guide` makes of the windows' average:
+not what is predicted from, nor pixels. Visual-conditioned parallel denoising is MuseV's (TMElyralab/MuseV); noise
+shared between frames is VideoFusion's (arXiv 2303.08320).
 """
 
 import inspect
@@ -18,9 +18,13 @@ from torch.overrides import TorchFunctionMode
 from musev_engine.windows import Window, window_weights
 
 Generators = torch.Generator | list[torch.Generator]
-# (b, c, len(frames), h, w) scaled latents of one window, the timestep (a 0-d tensor), the window's frame
-# indices -> the guided prediction of the same shape
-Predict = Callable[[torch.Tensor, torch.Tensor, list[int]], torch.Tensor]
+# (k, b, c, f, h, w) scaled latents of k windows of f frames each, the timestep (a 0-d tensor), the windows' frame
+# indices -> their predictions, (k, rows, c, f, h, w): rows is b, or more where `guide` joins them
+Predict = Callable[[torch.Tensor, torch.Tensor, list[list[int]]], torch.Tensor]
+# (rows, c, t, h, w) the windows' average, the step's number -> (b, c, t, h, w) what the scheduler is given
+Guide = Callable[[torch.Tensor, int], torch.Tensor]
+# (b, c, t, h, w) latents after a step, the step's number -> the same: where the next step begins
+Settle = Callable[[torch.Tensor, int], torch.Tensor]
 
 NOISE_TYPES = ("random", "video_fusion")
 
@@ -30,7 +34,7 @@ class Denoised:
     """Where the loop stands: after `window` of `num_windows` windows of step `step` (from 0) of `num_steps`.
 
     `latents`: (b, c, t, h, w) float32; those the step began with until the step is done.
-    `noise_pred`: the windows' average of the same shape, once the step is done, else None.
+    `noise_pred`: the guided average of the same shape, once the step is done, else None.
     `original`: the scheduler's present guess at the clean latents, once the step is done and if it makes one.
     """
 
@@ -55,6 +59,9 @@ def denoise(
     timesteps: torch.Tensor,
     *,
     plan: Callable[[int], list[Window]],
+    guide: Guide = lambda noise_pred, step: noise_pred,
+    settle: Settle = lambda latents, step: latents,
+    context_batch_size: int = 1,
     overlap_weights: str = "flat",
     generator: Generators | None = None,
     eta: float = 0.0,
@@ -62,10 +69,12 @@ def denoise(
     w_ind_noise: float = 0.5,
     compat: str = "",
 ) -> Iterator[Denoised]:
-    """Denoise all frames together; yields after every window and every step, the last one with the result.
+    """Denoise all frames together; yields after every batch of windows and every step, the last one with the
+    result. Without timesteps it yields nothing: the latents are what they were.
 
     latents: (b, c, t, h, w), noisy as the first of `timesteps` asks. timesteps: those of `scheduler` that are
-    to be taken. plan: the windows of a step, by its number. overlap_weights: "flat" or "triangular".
+    to be taken. plan: the windows of a step, by its number. context_batch_size: how many neighbouring windows of
+    one length are predicted in one call. overlap_weights: "flat" or "triangular".
     generator, eta, noise_type, w_ind_noise: for schedulers that add noise at a step (see `draw_noise`).
     compat="musev": Euler also draws, and throws away, the noise that it doesn't use, as MuseV's does; values
     are the same, but what is drawn from the generator afterwards isn't.
@@ -75,19 +84,23 @@ def denoise(
     latents = latents.float()
     for step, t in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, t)
-        total = torch.zeros_like(latents)
-        weight_sum = torch.zeros(latents.shape[2], device=latents.device)
+        total, weight_sum = None, torch.zeros(latents.shape[2], device=latents.device)
 
-        windows = plan(step)
-        for number, window in enumerate(windows, start=1):
-            frames = torch.tensor(window.frames, device=latents.device)
-            weights = torch.from_numpy(window_weights(overlap_weights, window)).to(latents.device)
-            noise_pred = predict(scaled[:, :, frames], t, window.frames).float()
-            total.index_add_(2, frames, noise_pred * weights[:, None, None])
-            weight_sum.index_add_(0, frames, weights)
-            yield Denoised(step, len(timesteps), number, len(windows), latents)
+        windows, done = plan(step), 0
+        for batch in _batches(windows, context_batch_size):
+            parts = torch.stack([scaled[:, :, window.frames] for window in batch])
+            predictions = predict(parts, t, [window.frames for window in batch]).float()
+            if total is None:
+                total = latents.new_zeros(predictions.shape[1], *latents.shape[1:])
+            for window, noise_pred in zip(batch, predictions, strict=True):
+                frames = torch.tensor(window.frames, device=latents.device)
+                weights = torch.from_numpy(window_weights(overlap_weights, window)).to(latents.device)
+                total.index_add_(2, frames, noise_pred * weights[:, None, None])
+                weight_sum.index_add_(0, frames, weights)
+            done += len(batch)
+            yield Denoised(step, len(timesteps), done, len(windows), latents)
 
-        noise_pred = total / weight_sum[:, None, None]
+        noise_pred = guide(total / weight_sum[:, None, None], step)
         if not noise_pred.isfinite().all():
             raise FloatingPointError(
                 f"the prediction at step {step + 1} of {len(timesteps)} isn't finite; "
@@ -96,15 +109,19 @@ def denoise(
         latents, original = scheduler_step(
             scheduler, noise_pred, t, latents, generator, eta, noise_type, w_ind_noise, compat
         )
-        yield Denoised(
-            step,
-            len(timesteps),
-            len(windows),
-            len(windows),
-            latents,
-            noise_pred=noise_pred,
-            original=original,
-        )
+        latents = settle(latents, step)
+        yield Denoised(step, len(timesteps), done, len(windows), latents, noise_pred, original)
+
+
+def _batches(windows: list[Window], size: int) -> Iterator[list[Window]]:
+    """Up to `size` neighbours of one length at a time."""
+    batch: list[Window] = []
+    for window in windows:
+        if batch and (len(batch) == size or len(window.frames) != len(batch[0].frames)):
+            yield batch
+            batch = []
+        batch.append(window)
+    yield batch
 
 
 def draw_noise(
@@ -178,6 +195,23 @@ def guidance_scales(start: float, end: float | None, num_steps: int, method: str
     if end is None or end == start:
         return [float(start)] * num_steps
     return [float(scale) for scale in GUIDANCE_METHODS[method](start, end, num_steps)]
+
+
+def classifier_free(scales: list[float]) -> Guide:
+    """Guidance away from the unconditional half of the rows, which comes first, by each step's scale
+    (arXiv 2207.12598)."""
+
+    def guide(noise_pred: torch.Tensor, step: int) -> torch.Tensor:
+        unconditional, conditional = noise_pred.chunk(2)
+        return unconditional + scales[step] * (conditional - unconditional)
+
+    return guide
+
+
+def steps_of_strength(timesteps: torch.Tensor, strength: float) -> torch.Tensor:
+    """The last of the run's timesteps that a start of clean latents is to go through: all at strength 1, none at
+    0 (img2img, SDEdit, arXiv 2108.01073)."""
+    return timesteps[len(timesteps) - min(int(len(timesteps) * strength), len(timesteps)) :]
 
 
 GUIDANCE_METHODS: dict[str, Callable[[float, float, int], list[float]]] = {

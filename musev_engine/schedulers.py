@@ -12,7 +12,10 @@ from diffusers.schedulers import (
     EulerDiscreteScheduler,
     LCMScheduler,
     SchedulerMixin,
+    TCDScheduler,
 )
+
+from musev_engine.errors import EngineError
 
 SCHEDULERS: dict[str, type[SchedulerMixin]] = {
     "euler": EulerDiscreteScheduler,
@@ -21,7 +24,16 @@ SCHEDULERS: dict[str, type[SchedulerMixin]] = {
     "ddpm": DDPMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
     "lcm": LCMScheduler,
+    "tcd": TCDScheduler,
+    "ddim_zero_snr": DDIMScheduler,
 }
+# What a name says beyond its class. `ddim_zero_snr` is MuseV's `enable_zero_snr`, for models trained so.
+SETTINGS: dict[str, dict] = {
+    "ddim_zero_snr": {
+        "beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "clip_sample": False,
+    },
+}  # fmt: skip
 
 
 def make_scheduler(config: dict, name: str | None = None) -> SchedulerMixin:
@@ -29,13 +41,13 @@ def make_scheduler(config: dict, name: str | None = None) -> SchedulerMixin:
 
     `name` is one of `SCHEDULERS`, or None for the config's own class; a class that isn't among them (SD1.5's
     PNDM) gives Euler, as in MuseV. Prediction type, betas and spacing are the config's in each case.
-    Raises ValueError for an unknown name.
+    Raises EngineError for an unknown name.
     """
     if name is not None and name not in SCHEDULERS:
-        raise ValueError(f"no scheduler is called {name!r}; choose one of {', '.join(SCHEDULERS)}")
+        raise EngineError("No scheduler has this name", name, f"Choose one of {', '.join(SCHEDULERS)}.")
     own = {cls.__name__: cls for cls in SCHEDULERS.values()}.get(config.get("_class_name"))
     cls = SCHEDULERS[name] if name else own or EulerDiscreteScheduler
-    return cls.from_config(config)
+    return cls.from_config(config, **SETTINGS.get(name, {}))
 
 
 def set_timesteps(
@@ -43,9 +55,15 @@ def set_timesteps(
 ) -> torch.Tensor:
     """Spread the steps and return their timesteps, (num_inference_steps,), noisiest first.
 
-    Raises ValueError where the scheduler can't take as many steps (diffusers' own words).
+    Raises EngineError where the scheduler can't take as many steps: those of models distilled to few steps
+    ("lcm", "tcd") take 50 at most, as many as their training did.
     """
-    scheduler.set_timesteps(num_inference_steps, device=device)
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except ValueError as error:
+        raise EngineError(
+            "The scheduler can't take so many steps", num_inference_steps, f"Choose fewer: {error}"
+        ) from error
     if compat == "musev" and isinstance(scheduler, DPMSolverMultistepScheduler):
         # MuseV's older copy looks noise levels up at the rounded timesteps and ends at timestep 0.
         noise_levels = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()

@@ -1,16 +1,18 @@
 """Which frames each context window of the parallel loop covers, and how much each of them counts.
 
 Pure index arithmetic: this file knows no networks, latents or time, only the step's number. A schedule is a
-function `(num_frames, context_frames, context_overlap, *, context_stride, step) -> list[Window]`; `SCHEDULES`
-names them. Parallel denoising in overlapping windows is MuseV's (TMElyralab/MuseV) and MultiDiffusion's
+function `(num_frames, context_frames, context_overlap, *, context_stride, step) -> list[Window]`, found by name
+through `plugins`. Parallel denoising in overlapping windows is MuseV's (TMElyralab/MuseV) and MultiDiffusion's
 (arXiv 2302.08113); `uniform` is AnimateDiff's schedule.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
+
+from musev_engine import plugins
 
 
 class Window(NamedTuple):
@@ -22,9 +24,6 @@ class Window(NamedTuple):
 
     frames: list[int]
     counted: range
-
-
-Schedule = Callable[..., list[Window]]
 
 
 def uniform_v2(
@@ -96,9 +95,6 @@ def shifting(
     return windows
 
 
-SCHEDULES: dict[str, Schedule] = {"uniform_v2": uniform_v2, "uniform": uniform, "shifting": shifting}
-
-
 def plan_windows(
     schedule: str,
     num_frames: int,
@@ -110,11 +106,10 @@ def plan_windows(
 ) -> list[Window]:
     """The named schedule's windows for one step; together they count every frame of [0, num_frames).
 
-    Raises ValueError for an unknown name, an empty clip or window, or an overlap outside
+    Raises EngineError for an unknown name, ValueError for an empty clip or window, or an overlap outside
     [0, context_frames): at an overlap of a whole window the next window would never come.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"no window schedule is called {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    laid_by = plugins.found("musev.window_schedules")[schedule]
     if num_frames < 1 or context_frames < 1 or context_stride < 1:
         raise ValueError(
             f"num_frames {num_frames}, context_frames {context_frames} and context_stride {context_stride} "
@@ -125,9 +120,54 @@ def plan_windows(
             f"context_overlap is {context_overlap}; choose 0 to {context_frames - 1}, "
             f"less than the window's {context_frames} frames"
         )
-    return SCHEDULES[schedule](
-        num_frames, context_frames, context_overlap, context_stride=context_stride, step=step
-    )
+    return laid_by(num_frames, context_frames, context_overlap, context_stride=context_stride, step=step)
+
+
+class Timeline:
+    """Condition frames among the frames that are made: who sees whom.
+
+    A timeline has `num_frames` frames. Those in `pinned` are given, clean; the others are made, and windows are
+    laid over these alone, counted from 0, as in MuseV. What the network sees of a window also has condition
+    frames, by these rules:
+
+    - The condition frames at the timeline's head stand before every window, however far off, as in MuseV: its
+      networks learned to take the clip's looks from there, and its frame indices begin with them.
+    - Any other condition frame stands at its true place in each window that reaches one of its neighbours, and is
+      left out of the others: a last frame put behind frames it doesn't follow would make every window hurry there.
+    - A window that would then have none sees the nearest one before its frames, as it would one at the head.
+
+    `free`: the timeline's frames that are made. Raises ValueError for a pinned frame outside the timeline.
+    """
+
+    def __init__(self, num_frames: int, pinned: Collection[int] = ()) -> None:
+        if wrong := [frame for frame in pinned if not 0 <= frame < num_frames]:
+            raise ValueError(f"condition frame {wrong[0]} isn't in a timeline of {num_frames} frames")
+        self.num_frames, self.pinned = num_frames, sorted(pinned)
+        given = set(pinned)
+        self.free = [frame for frame in range(num_frames) if frame not in given]
+        first = self.free[0] if self.free else num_frames
+        self._head = [frame for frame in self.pinned if frame < first]
+        self._after: dict[int, list[int]] = {}
+        self._before: dict[int, list[int]] = {}
+        self._previous: dict[int, int] = {}
+        for frame in self.pinned[len(self._head) :]:
+            self._previous[frame] = max(other for other in self.free if other < frame)
+            self._after.setdefault(self._previous[frame], []).append(frame)
+            following = next((other for other in self.free if other > frame), None)
+            if following is not None:
+                self._before.setdefault(following, []).append(frame)
+
+    def seen(self, window: list[int]) -> list[int]:
+        """What the network sees of a window (indices into `free`): frames of the timeline, in its order."""
+        frames = [self.free[i] for i in window]
+        present, sequence = set(frames), []
+        for frame in frames:
+            sequence += [p for p in self._before.get(frame, ()) if self._previous[p] not in present]
+            sequence += [frame, *self._after.get(frame, ())]
+        head = self._head
+        if not head and self.pinned and len(sequence) == len(frames):
+            head = [min(self.pinned, key=lambda p: min(abs(p - frame) for frame in frames))]
+        return head + sequence
 
 
 def flat(length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The original's numbers for all but the networks: windows, noise, schedulers, prompts, whole loops."""
+"""The original's numbers for all but the networks: windows, noise, schedulers, prompts, whole loops and chains."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from musev_engine.errors import EngineError
-from musev_engine.prompts import encode_prompts, parse_prompt
+from musev_engine.prompts import encode_prompts
+from tests import parity_loops, parity_pipeline
 from tests.golden_data import NotCovered, read_json
+from tests.golden_models import text_encoder_and_tokenizer
 from tests.parity import cases
-from tests.parity_loops import CHECKS, _text
 
 OPEN = Path(__file__).parent / "golden" / "open"
+CHECKS = parity_loops.CHECKS | parity_pipeline.CHECKS
 CASES = [(kind, path) for kind, path in cases(OPEN) if kind in CHECKS]
 
 
@@ -25,31 +26,19 @@ def test_case_is_the_originals(kind, path):
     assert results and not [each for each in results if not each.ok]
 
 
-def test_a_case_that_asks_for_more_is_not_called_right(tmp_path):
-    case = tmp_path / "pipeline" / "other"
+@pytest.mark.parametrize("kind", ["pipeline", "predictor"])
+def test_a_case_that_asks_for_more_is_not_called_right(tmp_path, kind):
+    case = tmp_path / kind / "other"
     case.mkdir(parents=True)
-    info = read_json(OPEN / "pipeline" / "musev_given_latents" / "case.json")
-    info["args"]["context_batch_size"] = 2
+    info = read_json(next(path for known, path in CASES if known == kind) / "case.json")
+    info["args"]["hyper_resolution"] = 2
     (case / "case.json").write_text(json.dumps(info))
-    with pytest.raises(NotCovered, match="context_batch_size"):
-        CHECKS["pipeline"](case, tmp_path)
-
-
-@pytest.mark.parametrize(("prompt", "segments"), read_json(OPEN / "text_embeddings" / "parse.json"))
-def test_prompts_fall_into_the_originals_segments(prompt, segments):
-    assert [list(segment) for segment in parse_prompt(prompt)] == segments
-
-
-def test_a_prompt_that_is_too_long_or_has_an_odd_weight_is_refused():
-    text_encoder, tokenizer = _text(OPEN)
-    with pytest.raises(EngineError, match=r"too long .* Shorten it to 225 tokens"):
-        encode_prompts(text_encoder, tokenizer, ["cat " * 300])
-    with pytest.raises(EngineError, match=r"no number \(got 1\.2\.3\)"):
-        parse_prompt("a (cat:1.2.3)")
+    with pytest.raises(NotCovered, match="hyper_resolution"):
+        CHECKS[kind](case, tmp_path)
 
 
 def test_both_prompts_get_as_many_chunks_as_the_longer_needs():
-    text_encoder, tokenizer = _text(OPEN)
+    text_encoder, tokenizer = text_encoder_and_tokenizer(OPEN)
     embeds = encode_prompts(text_encoder, tokenizer, ["", "a b c d e f g h " * 12])
     assert embeds.shape[:2] == (2, 2 * 77)
     alone = encode_prompts(text_encoder, tokenizer, [""])

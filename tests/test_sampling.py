@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from musev_engine.sampling import denoise, draw_noise, guidance_scales, initial_latents, lean_noise
+from musev_engine.errors import EngineError
+from musev_engine.sampling import (
+    classifier_free,
+    denoise,
+    draw_noise,
+    guidance_scales,
+    initial_latents,
+    lean_noise,
+    steps_of_strength,
+)
 from musev_engine.schedulers import SCHEDULERS, make_scheduler, set_timesteps
 from musev_engine.windows import plan_windows
 
@@ -18,14 +27,14 @@ SD15 = {
 SHAPE = (1, 4, 20, 3, 3)
 
 
-def per_frame(latents, t, frames):
+def per_frame(latents, t, windows):
     """A network that looks at each frame alone, so windows can't matter."""
     return torch.tanh(latents) * (1 + float(t) / 1000)
 
 
-def by_neighbours(latents, t, frames):
+def by_neighbours(latents, t, windows):
     """A network whose answer depends on which frames stand in the window."""
-    return torch.tanh(latents - latents.mean(dim=2, keepdim=True)) + 0.01 * len(frames)
+    return torch.tanh(latents - latents.mean(dim=3, keepdim=True)) + 0.01 * len(windows[0])
 
 
 def run(predict, schedule="shifting", weights="triangular", steps=4, scheduler="euler", seed=3, **options):
@@ -75,11 +84,11 @@ def test_a_seed_gives_one_clip(scheduler):
 def test_moving_windows_leave_no_seam_where_the_network_disagrees_with_itself():
     """Each window is off by something of its own, as windows are; the clip should not show where they meet."""
 
-    def nothing(latents, t, frames):
+    def nothing(latents, t, windows):
         return torch.zeros_like(latents)
 
-    def biased(latents, t, frames):
-        return torch.zeros_like(latents) + float(np.sin(7.0 * frames[0]))
+    def biased(latents, t, windows):
+        return torch.zeros_like(latents) + float(np.sin(7.0 * windows[0][0]))
 
     def jump(schedule, weights):
         options = {"schedule": schedule, "weights": weights, "steps": 10, "scheduler": "ddim"}
@@ -104,9 +113,9 @@ def test_yields_after_every_window_and_every_step():
 def test_closing_stops_before_the_next_window():
     asked = []
 
-    def predict(latents, t, frames):
-        asked.append(frames)
-        return per_frame(latents, t, frames)
+    def predict(latents, t, windows):
+        asked.append(windows)
+        return per_frame(latents, t, windows)
 
     states = run(predict)
     next(states)
@@ -115,14 +124,94 @@ def test_closing_stops_before_the_next_window():
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize("schedule", ["uniform_v2", "uniform", "shifting"])
+@pytest.mark.parametrize("size", [2, 3, 50])
+def test_windows_in_batches_are_the_same_as_one_by_one(schedule, size):
+    calls = []
+
+    def predict(latents, t, windows):
+        calls.append(len(windows))
+        assert latents.shape == (len(windows), SHAPE[0], SHAPE[1], len(windows[0]), *SHAPE[3:])
+        return by_neighbours(latents, t, windows)
+
+    one_by_one = result(run(by_neighbours, schedule))
+    assert torch.allclose(result(run(predict, schedule, context_batch_size=size)), one_by_one, atol=1e-5)
+    assert max(calls) > 1 and max(calls) <= size
+
+
+def test_guidance_joins_the_halves_after_the_windows_meet():
+    scales = [1.0, 2.0, 3.0, 4.0]
+
+    def halves(latents, t, windows):
+        uncertain = 0.5 * by_neighbours(latents, t, windows)
+        return torch.cat([uncertain, by_neighbours(latents, t, windows)], dim=1)
+
+    joined = list(run(halves, guide=classifier_free(scales)))
+    steps = {float(t): i for i, t in enumerate(set_timesteps(make_scheduler(SD15, "euler"), 4))}
+
+    def already(latents, t, windows):
+        return (0.5 + 0.5 * scales[steps[float(t)]]) * by_neighbours(latents, t, windows)
+
+    assert torch.allclose(joined[-1].latents, result(run(already)), atol=1e-4)
+
+
+def test_what_settles_after_a_step_is_where_the_next_begins():
+    began = []
+
+    def predict(latents, t, windows):
+        began.append(latents)
+        return torch.zeros_like(latents)
+
+    states = list(run(predict, settle=lambda latents, step: torch.full_like(latents, step), scheduler="ddim"))
+    assert began[len(_plan("shifting", 0))].unique().tolist() == [0.0]
+    assert states[-1].latents.unique().tolist() == [3.0]
+
+
+def test_strength_is_the_part_of_the_steps_that_is_taken():
+    timesteps = torch.arange(10, 0, -1)
+    assert [len(steps_of_strength(timesteps, strength)) for strength in (0, 0.05, 0.31, 1)] == [0, 0, 3, 10]
+    assert steps_of_strength(timesteps, 0.3).tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("scheduler", ["lcm", "tcd", "dpm++", "euler"])
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_few_steps_end_where_a_perfect_network_says(scheduler, steps):
+    """A network that knows the clean latents: any number of steps should lead to them."""
+    made = make_scheduler(SD15, scheduler)
+    clean = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    timesteps = set_timesteps(made, steps)
+
+    def knowing(latents, t, windows):
+        alpha = made.alphas_cumprod[int(t)]
+        return (latents - alpha.sqrt() * clean[None, :, :, windows[0]]) / (1 - alpha).sqrt()
+
+    generator = torch.Generator().manual_seed(3)
+    start = initial_latents(made, draw_noise(SHAPE, generator), timesteps[0])
+    plan = partial(_plan, "shifting")
+    ended = result(denoise(knowing, start, made, timesteps, plan=plan, generator=generator))
+    assert (ended - clean).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize("scheduler", ["lcm", "tcd"])
+def test_more_steps_than_a_few_step_scheduler_knows_are_refused(scheduler):
+    with pytest.raises(EngineError, match=r"so many steps \(got 60\)"):
+        set_timesteps(make_scheduler(SD15, scheduler), 60)
+
+
+def test_zero_snr_is_a_scheduler_of_its_own():
+    made = make_scheduler(SD15, "ddim_zero_snr")
+    assert made.config.prediction_type == "v_prediction" and float(made.alphas_cumprod[-1]) < 1e-8
+    assert set_timesteps(made, 4).tolist() == [999, 749, 499, 249]
+
+
 def test_predictions_add_up_in_float32():
-    for state in run(lambda latents, t, frames: per_frame(latents, t, frames).half()):
+    for state in run(lambda latents, t, windows: per_frame(latents, t, windows).half()):
         assert state.latents.dtype == torch.float32
 
 
 def test_a_prediction_that_is_not_finite_stops_the_loop():
     with pytest.raises(FloatingPointError, match="step 1 of 4"):
-        list(run(lambda latents, t, frames: latents * float("inf")))
+        list(run(lambda latents, t, windows: latents * float("inf")))
 
 
 def test_compat_draws_what_euler_throws_away():
@@ -182,7 +271,7 @@ def test_the_models_config_decides_unless_a_scheduler_is_named():
 
 def test_unknown_names_and_odd_values_are_refused():
     generator = torch.Generator()
-    with pytest.raises(ValueError, match="'elur'; choose one of euler"):
+    with pytest.raises(EngineError, match=r"got elur\)\. Choose one of euler"):
         make_scheduler(SD15, "elur")
     with pytest.raises(ValueError, match="'pink'; choose one of random"):
         draw_noise(SHAPE, generator, noise_type="pink")

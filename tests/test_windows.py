@@ -7,14 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from musev_engine import plugins
+from musev_engine.errors import EngineError
 from musev_engine.windows import (
     OVERLAP_WEIGHTS,
-    SCHEDULES,
+    Timeline,
     Window,
     halving,
     plan_windows,
     window_weights,
 )
+
+SCHEDULES = ("shifting", "uniform_v2", "uniform")
 
 sizes = st.tuples(st.integers(1, 150), st.integers(1, 24), st.integers(0, 23), st.integers(0, 40)).filter(
     lambda size: size[2] < size[1]
@@ -111,9 +115,68 @@ def test_an_overlap_of_a_whole_window_is_refused(schedule):
 
 
 def test_unknown_names_and_empty_sizes_are_refused():
-    with pytest.raises(ValueError, match="'unifrom'; choose one of uniform_v2, uniform, shifting"):
+    with pytest.raises(EngineError, match=r"got unifrom\)\. Did you mean uniform"):
         plan_windows("unifrom", 48, 12, 4)
     with pytest.raises(ValueError, match="'round'; choose one of flat, triangular"):
         window_weights("round", Window([0], range(1)))
     with pytest.raises(ValueError, match="num_frames 0"):
         plan_windows("uniform", 0, 12, 4)
+
+
+def test_our_schedules_are_found_as_anyones_are():
+    assert set(SCHEDULES) <= set(plugins.found("musev.window_schedules"))
+
+
+def seen(timeline: Timeline, window: list[int]) -> tuple[list[int], list[int]]:
+    """The frames that the network sees, and those of them that are given."""
+    sequence = timeline.seen(window)
+    return sequence, [frame for frame in sequence if frame in timeline.pinned]
+
+
+def test_a_head_stands_before_every_window_as_in_musev():
+    timeline = Timeline(20, [0, 1])
+    assert seen(timeline, [0, 1, 2]) == ([0, 1, 2, 3, 4], [0, 1])
+    assert seen(timeline, [10, 11]) == ([0, 1, 12, 13], [0, 1])
+
+
+def test_a_last_frame_stands_behind_the_frames_it_follows_and_no_others():
+    timeline = Timeline(10, [0, 9])
+    assert seen(timeline, list(range(8))) == (list(range(10)), [0, 9])
+    assert seen(timeline, [0, 1, 2]) == ([0, 1, 2, 3], [0])
+    assert seen(timeline, [6, 7]) == ([0, 7, 8, 9], [0, 9])
+
+
+def test_a_frame_between_stands_at_its_place_in_every_window_that_reaches_it():
+    timeline = Timeline(12, [0, 5, 6])
+    assert seen(timeline, [3, 4, 5])[0] == [0, 4, 5, 6, 7, 8]
+    assert seen(timeline, [1, 2, 3])[0] == [0, 2, 3, 4, 5, 6]
+    assert seen(timeline, [4, 5])[0] == [0, 5, 6, 7, 8]
+    assert seen(timeline, [5, 6])[0] == [0, 8, 9]
+
+
+def test_a_window_that_reaches_none_sees_the_nearest():
+    timeline = Timeline(30, [10, 29])
+    assert seen(timeline, [0, 1, 2])[0] == [10, 0, 1, 2]
+    assert seen(timeline, [22, 23])[0] == [29, 23, 24]
+    assert seen(timeline, [26, 27])[0] == [27, 28, 29]
+
+
+@settings(deadline=None)
+@given(size=sizes, pinned=st.sets(st.integers(0, 150), max_size=6), schedule=st.sampled_from(SCHEDULES))
+def test_no_slot_is_lost_and_none_is_taken_twice(size, pinned, schedule):
+    num_frames, context_frames, overlap, step = size
+    timeline = Timeline(num_frames, {frame for frame in pinned if frame < num_frames})
+    assert sorted([*timeline.free, *timeline.pinned]) == list(range(num_frames))
+    if not timeline.free:
+        return
+    for window in plan_windows(schedule, len(timeline.free), context_frames, overlap, step=step):
+        sequence, given = seen(timeline, window.frames)
+        made = [frame for frame in sequence if frame not in timeline.pinned]
+        assert made == [timeline.free[i] for i in window.frames]
+        assert len(set(given)) == len(given)
+        assert given or not timeline.pinned
+
+
+def test_a_condition_frame_outside_the_timeline_is_refused():
+    with pytest.raises(ValueError, match="condition frame 7 isn't in a timeline of 7"):
+        Timeline(7, [0, 7])

@@ -1,0 +1,90 @@
+"""The golden weights as networks."""
+
+import re
+from pathlib import Path
+from typing import TypeVar
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from musev_engine.loading import Models
+from musev_engine.models.projections import ImageProjModel
+from musev_engine.models.referencenet import ReferenceNet
+from musev_engine.models.unet import UNet3D
+from tests.golden_data import Case, load_tensors, read_json, unet_files
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def golden_models(case: Case) -> Models:
+    """The parts that a case of a whole loop names; its ControlNets are called "0", "1"."""
+    root, has = case.root, case.info.get("components") or {}
+    keys = case.info.get("unet_keys", "weights/musev.unet.keys.json")
+    config, state = unet_files(root, Path(keys).name.removesuffix(".unet.keys.json"))
+    text_encoder, tokenizer = text_encoder_and_tokenizer(root)
+    parts = {}
+    if has.get("refer"):
+        parts["referencenet"] = network(root, "referencenet", ReferenceNet.from_config)
+    if has.get("ip"):
+        parts["image_encoder"] = network(root, "image_encoder", _vision)
+        weights = load_tensors(root / "weights/ip_adapter_image_proj.safetensors")
+        weights = {key.removeprefix("image_proj."): value for key, value in weights.items()}
+        parts["image_proj"] = ImageProjModel.from_state_dict(weights).eval()
+    if has.get("controlnet"):
+        parts["controlnets"] = {
+            re.findall(r"\d+", path.stem)[0]: network(
+                root, path.stem, diffusers.ControlNetModel.from_config, "controlnet"
+            )
+            for path in sorted(root.glob("weights/controlnet*.safetensors"))
+        }
+    scheduler = case.info.get("scheduler_config") or read_json(
+        root / "weights/scheduler/scheduler_config.json"
+    )
+    return Models(
+        name=case.name,
+        unet=_filled(UNet3D.from_config(config), state),
+        vae=network(root, "vae", diffusers.AutoencoderKL.from_config),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler_config=scheduler
+        | {"_class_name": case.info.get("scheduler_class", "EulerDiscreteScheduler")},
+        **parts,
+    )
+
+
+def text_encoder_and_tokenizer(root: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    state = load_tensors(root / "weights/text_encoder.safetensors")
+    state = {key.removeprefix("text_model."): value for key, value in state.items()}
+    model = CLIPTextModel(CLIPTextConfig(**read_json(root / "weights/text_encoder.config.json")))
+    return _filled(model, state), CLIPTokenizer.from_pretrained(root / "weights/tokenizer")
+
+
+def network(root: Path, weights: str, build, config: str | None = None) -> nn.Module:
+    state = load_tensors(root / f"weights/{weights}.safetensors")
+    return _filled(build(read_json(root / f"weights/{config or weights}.config.json")), state)
+
+
+def seed_of(case: Case) -> int:
+    return int(re.findall(r"\d+", case.info["generator"])[-1])
+
+
+def _vision(config: dict) -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
+
+
+def _filled(made: Network, state: dict[str, Tensor]) -> Network:
+    made.load_state_dict(state)
+    return made.eval().requires_grad_(False)
+
+
+def pixels(pictures: Tensor):
+    """(b, 3, t, h, w), 0..255 -> uint8 (b, t, h, w, 3)."""
+    return pictures.permute(0, 2, 3, 4, 1).to(torch.uint8).numpy()
