@@ -12,7 +12,8 @@ class LocalHub:
     """files: {"owner/name": {path: bytes}}; changed at will. large: files of at least so many bytes are known by their
     sha256, smaller ones by git's hash, as on the hub. cut: a longer body breaks off after so many bytes, and all
     bodies that follow are refused, until `mend`. says: {path: sha256}, where it lies about a file.
-    asked: "METHOD path" and the Range of every request, in order.
+    asked: "METHOD path" and the Range of every request, in order. elsewhere: large files are referred to another host,
+    as the public hub does; tokens: what each request brought along, by its path.
     """
 
     def __init__(self, files, large=1000):
@@ -22,6 +23,8 @@ class LocalHub:
         self.gated: set[str] = set()
         self.says: dict[str, str] = {}
         self.asked: list[tuple[str, str | None]] = []
+        self.elsewhere = False
+        self.tokens: dict[str, str | None] = {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,8 +52,9 @@ class LocalHub:
 
     def _answer(self, request, body):
         self.asked.append((f"{request.command} {request.path}", request.headers.get("Range")))
-        owner, repository, revision, path = re.fullmatch(
-            r"/([^/]+)/([^/]+)/resolve/([^/]+)/(.+)", request.path
+        self.tokens[request.path] = request.headers.get("Authorization")
+        owner, repository, place, revision, path = re.fullmatch(
+            r"/([^/]+)/([^/]+)/(resolve|store)/([^/]+)/(.+)", request.path
         ).groups()
         name = f"{owner}/{repository}"
         if name in self.gated:
@@ -62,6 +66,16 @@ class LocalHub:
             return self._refuse(request, 404, "EntryNotFound")
         if body and self.broken:
             return self._refuse(request, 503, "")
+        if self.elsewhere and place == "resolve" and len(data) >= self.large:
+            request.send_response(302)
+            there = request.path.replace("/resolve/", "/store/")
+            request.send_header("Location", self.url.replace("127.0.0.1", "localhost") + there)
+            request.send_header("X-Repo-Commit", COMMIT)
+            request.send_header("X-Linked-ETag", f'"{self._etag(data)}"')
+            request.send_header("X-Linked-Size", str(len(data)))
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return None
         given = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
         start = int(given[1]) if given and body else 0
         request.send_response(206 if given and body else 200)

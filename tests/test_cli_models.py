@@ -117,6 +117,24 @@ def test_a_broken_download_is_not_installed_and_goes_on_where_it_stopped(musev, 
     assert (registry.find(CANNY) / "diffusion_pytorch_model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_a_file_kept_elsewhere_is_followed_and_the_token_stays_with_the_hub(musev, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_ours")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    hub.elsewhere = True
+    assert get(musev, CANNY)[0] == 0
+    assert (registry.find(CANNY) / "diffusion_pytorch_model.safetensors").read_bytes() == WEIGHTS
+    brought = {path: token for path, token in hub.tokens.items() if "diffusion" in path}
+    assert {token for path, token in brought.items() if "/resolve/" in path} == {"Bearer hf_ours"}
+    assert {token for path, token in brought.items() if "/store/" in path} == {None}
+
+
+def test_another_hub_than_the_users_own_gets_no_token(musev, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_ours")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert get(musev, CANNY)[0] == 0
+    assert set(hub.tokens.values()) == {None}
+
+
 def test_a_part_of_an_older_file_is_not_gone_on_with(musev, hub, monkeypatch):
     break_off(hub, monkeypatch)
     get(musev, CANNY)
