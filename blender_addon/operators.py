@@ -121,7 +121,7 @@ def clip_job(context: bpy.types.Context) -> Job:
         width=settings.width, height=settings.height, num_frames=end - start,
         fps=scene.render.fps / scene.render.fps_base,
         num_inference_steps=settings.steps, seed=settings.seed,
-        model=settings.model, context_schedule=settings.context_schedule,
+        model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
         still=next(iter(blobs), None), poses=TO_COME if mode == "pose" else None,
     )  # fmt: skip
     if mode == "pose":

@@ -27,7 +27,9 @@ RANGES = (
 )
 
 
-BUILT_IN = Menus(window_schedules=("shifting", "uniform_v2", "uniform"))  # until an engine has told its own
+BUILT_IN = Menus(  # until an engine has told its own
+    window_schedules=("shifting", "uniform_v2", "uniform"), predictors=("musev",)
+)
 
 
 def menus() -> Menus:
@@ -42,9 +44,13 @@ def model_names(settings: MusevSettings, context: bpy.types.Context, text: str) 
     return _matching(here or [ClipRequest.model], text)
 
 
-def schedule_names(settings: MusevSettings, context: bpy.types.Context, text: str) -> list[str]:
-    """The same for window schedules."""
-    return _matching(menus().window_schedules or BUILT_IN.window_schedules, text)
+def plugin_names(kind: str):
+    """The same for plug-ins of one kind, a field of Menus."""
+
+    def names(settings: MusevSettings, context: bpy.types.Context, text: str) -> list[str]:
+        return _matching(getattr(menus(), kind) or getattr(BUILT_IN, kind), text)
+
+    return names
 
 
 def _matching(names, text: str) -> list[str]:
@@ -96,7 +102,12 @@ class MusevSettings(bpy.types.PropertyGroup):
     )  # fmt: skip
     context_schedule: StringProperty(
         name="Windows", description="How the clip is cut into windows that are denoised together",
-        default=ClipRequest.context_schedule, search=schedule_names, search_options={"SUGGESTION"},
+        default=ClipRequest.context_schedule,
+        search=plugin_names("window_schedules"), search_options={"SUGGESTION"},
+    )  # fmt: skip
+    predictor: StringProperty(
+        name="Predictor", description="What predicts the noise: the model as it is, or a plug-in's way",
+        default=ClipRequest.predictor, search=plugin_names("predictors"), search_options={"SUGGESTION"},
     )  # fmt: skip
 
 

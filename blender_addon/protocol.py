@@ -85,7 +85,7 @@ class ClipRequest(Record):
     `still` where one is given. width, height: pixels, multiples of 8. fps: frames a second, told to nobody
     but the take. `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`).
     context_frames, context_overlap: length of a parallel-denoise window and how many frames neighbours share.
-    context_schedule: how the windows are laid, a name from `Menus`.
+    context_schedule: how the windows are laid; predictor: what predicts the noise; names from `Menus`.
     overlap_weights: how overlapping predictions are averaged. scheduler: 'model' is the checkpoint's own
     choice. w_ind_noise: share (0..1) of noise that is each frame's own, where noise_type is 'video_fusion'.
     motion_speed: MuseV's sample rate of frames. ip_adapter_scale, control_scale: weights of the still's image
@@ -108,6 +108,7 @@ class ClipRequest(Record):
     context_frames: int = limited(12, low=1, high=64)
     context_overlap: int = limited(4, low=0, high=63)
     context_schedule: str = limited("shifting", pattern=PLUGIN_NAME)
+    predictor: str = limited("musev", pattern=PLUGIN_NAME)
     overlap_weights: str = limited("triangular", choices=("triangular", "flat"))
     scheduler: str = limited(
         "model", choices=("model", "euler", "euler_ancestral", "ddim", "ddpm", "dpm++", "lcm")

@@ -6,9 +6,10 @@ import textwrap
 
 import bpy
 
-from . import session, strips
+from . import props, session, strips
 from .engine_link import EngineState
 from .jobs import Job, JobState
+from .protocol import ClipRequest
 
 STATE_ICON = {
     JobState.DONE: "CHECKMARK",
@@ -110,6 +111,8 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         layout.prop(settings, "seed")
         layout.prop(settings, "model")
         layout.prop(settings, "context_schedule")
+        if len(props.menus().predictors) > 1 or settings.predictor != ClipRequest.predictor:
+            layout.prop(settings, "predictor")  # only where there is something to choose
         layout.operator("musev.generate", icon="RENDER_ANIMATION")
 
     def draw_still(self, layout, scene, settings) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from musev_engine import plugins
+from musev_engine.errors import EngineError
 
 
 class Window(NamedTuple):
@@ -106,8 +107,9 @@ def plan_windows(
 ) -> list[Window]:
     """The named schedule's windows for one step; together they count every frame of [0, num_frames).
 
-    Raises EngineError for an unknown name, ValueError for an empty clip or window, or an overlap outside
-    [0, context_frames): at an overlap of a whole window the next window would never come.
+    Raises EngineError for an unknown name or a schedule that leaves a frame out, ValueError for an empty clip or
+    window, or an overlap outside [0, context_frames): at an overlap of a whole window the next window would never
+    come.
     """
     laid_by = plugins.found("musev.window_schedules")[schedule]
     if num_frames < 1 or context_frames < 1 or context_stride < 1:
@@ -120,7 +122,17 @@ def plan_windows(
             f"context_overlap is {context_overlap}; choose 0 to {context_frames - 1}, "
             f"less than the window's {context_frames} frames"
         )
-    return laid_by(num_frames, context_frames, context_overlap, context_stride=context_stride, step=step)
+    windows = laid_by(num_frames, context_frames, context_overlap, context_stride=context_stride, step=step)
+    counted = {window.frames[place] for window in windows for place in window.counted}
+    if counted != set(range(num_frames)):  # another package's: what no window counts would be no picture
+        wrong = sorted(counted ^ set(range(num_frames)))
+        raise EngineError(
+            f"The window schedule {schedule!r} doesn't count each of {num_frames} frames",
+            f"frames {', '.join(map(str, wrong[:5]))}{' …' if len(wrong) > 5 else ''}",
+            "Choose another schedule, or update its package.",
+            code="broken_plugin",
+        )
+    return windows
 
 
 class Timeline:

@@ -11,6 +11,7 @@ import pytest
 
 from musev_engine import plugins
 from musev_engine.errors import EngineError
+from musev_engine.windows import plan_windows
 
 ROOT = Path(__file__).parents[1]
 SCHEDULES, CONTROLS = "musev.window_schedules", "musev.control_preprocessors"
@@ -107,6 +108,20 @@ def test_what_fails_when_imported_is_told_with_its_package(install):
     assert "thing" in plugins.found(SCHEDULES)  # nobody has run it yet
     with pytest.raises(EngineError, match=r"by-dora 1\.2.*a_library_that_is_not_there"):
         plugins.found(SCHEDULES)["thing"]
+
+
+@pytest.mark.parametrize("frames", ["range(num_frames - 1)", "range(num_frames + 1)"])
+def test_a_schedule_that_leaves_frames_out_or_makes_some_up_is_told(install, frames):
+    source = f"""
+from musev_engine.windows import Window
+
+def careless(num_frames, *_, **__):
+    return [Window(list({frames}), range(len({frames})))]
+"""
+    install("by-kim", source, {"careless": "by_kim:careless"})
+    with pytest.raises(EngineError, match="'careless' doesn't count each of 8 frames") as refused:
+        plan_windows("careless", 8, 4, 2)
+    assert refused.value.code == "broken_plugin"
 
 
 def test_names_may_come_from_a_modules_getattr_or_a_star(install):

@@ -51,7 +51,8 @@ class FakeEngine:
         absent = p.ModelInfo("absent", "free", False, 128, 128, 0)
         await connection.send(p.encode(p.Welcome(version, "fake", os.getpid(), (model, absent))))
         left_out = ("by-hal: the window schedule late: no module",)
-        menus = p.Menus(window_schedules=("shifting", "pendulum"), left_out=left_out)
+        schedules, predictors = ("shifting", "pendulum"), ("musev", "other")
+        menus = p.Menus(window_schedules=schedules, predictors=predictors, left_out=left_out)
         await connection.send(p.encode(menus))
         async for raw in connection:
             match p.decode(raw):
