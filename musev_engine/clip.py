@@ -252,7 +252,11 @@ class Clip:
     def begins_with_still(self) -> bool:
         """Whether frame 0 is the condition frame itself: the still that is animated, or the frame that is
         made first for want of a still. With a still and poses or controls, the still is beside the clip."""
-        return self.still is None or (self.poses is None and not self.controls)
+        return self.still is None or not self.follows_control
+
+    @property
+    def follows_control(self) -> bool:
+        return self.poses is not None or bool(self.controls)
 
     @property
     def pinned(self) -> dict[int, np.ndarray]:

@@ -11,7 +11,6 @@ from math import ceil
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -65,21 +64,15 @@ def fit_still(
         return still
     box = _middle(*still.shape[:2], width, height)
     if compat == "musev":
-        still, box = _without_last(still, box), None
+        left, top, right, bottom = map(ceil, box)
+        full_height, full_width = still.shape[:2]
+        still, box = still[top : min(bottom, full_height - 1), left : min(right, full_width - 1)], None
     return np.asarray(Image.fromarray(still).resize((width, height), resample, box=box))
 
 
-def fit_frames(frames: np.ndarray, width: int, height: int, compat: str = "") -> torch.Tensor:
-    """The same for frames of a video, uint8 (t, h, w, 3), as a tensor: float32 (t, 3, height, width) in [0, 1],
-    scaled bilinearly."""
-    if frames.shape[1:3] == (height, width) and compat != "musev":
-        return to_tensor(frames)
-    left, top, right, bottom = _middle(*frames.shape[1:3], width, height)
-    if compat == "musev":
-        frames = np.stack([_without_last(frame, (left, top, right, bottom)) for frame in frames])
-        return F.interpolate(to_tensor(frames), (height, width), mode="bilinear")
-    frames = frames[:, round(top) : round(bottom), round(left) : round(right)]
-    return F.interpolate(to_tensor(frames), (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+def fit_frames(frames: np.ndarray, width: int, height: int, compat: str = "") -> np.ndarray:
+    """The same for frames of a video, uint8 (t, h, w, 3), scaled bilinearly."""
+    return np.stack([fit_still(each, width, height, compat, Image.Resampling.BILINEAR) for each in frames])
 
 
 def _middle(height: int, width: int, to_width: int, to_height: int) -> tuple[float, float, float, float]:
@@ -87,12 +80,6 @@ def _middle(height: int, width: int, to_width: int, to_height: int) -> tuple[flo
     scale = min(width / to_width, height / to_height)
     left, top = (width - to_width * scale) / 2, (height - to_height * scale) / 2
     return left, top, width - left, height - top
-
-
-def _without_last(frame: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    left, top, right, bottom = map(ceil, box)
-    height, width = frame.shape[:2]
-    return frame[top : min(bottom, height - 1), left : min(right, width - 1)]
 
 
 def to_tensor(frames: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -120,7 +120,7 @@ def _encoded(picture: np.ndarray, clip: Clip, models: Models) -> torch.Tensor:
 
 def _encoded_video(clip: Clip, models: Models, numbers: list[int]) -> torch.Tensor:
     """Frames of the source video as clean latents, (1, c, len(numbers), h, w)."""
-    fitted = (frames.fit_frames(clip.video[i : i + 1], clip.width, clip.height, clip.compat) for i in numbers)
+    fitted = (frames.fit_frames(clip.video[i : i + 1], clip.width, clip.height) for i in numbers)
     return torch.cat([frames.encode(models.vae, each) for each in fitted], dim=2)
 
 
@@ -140,7 +140,7 @@ def _first_frame(
     )  # fmt: skip
     alone = Shot(0, 0, opening.ahead) if opening.ahead else Shot(0, 1)
     start = opening.pinned.get(0)
-    if clip.compat == "musev" and (clip.poses is not None or clip.controls) and clip.video is None:
+    if clip.compat == "musev" and clip.follows_control and clip.video is None:
         start = None
     elif start is None and clip.video is not None:
         start = _encoded_video(clip, models, [0])
@@ -272,10 +272,10 @@ def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, 
 def _controls(clip: Clip, models: Models, shot: Shot) -> Iterator[Control]:
     """The poses, as drawings, and the other control pictures, told by places of the shot's timeline."""
 
-    def control(net: str, pictures_of, cut: bool, scale: float, *span: float) -> Control:
+    def control(net: str, pictures_of, scale: float, *span: float) -> Control:
         def pictures(places: list[int]) -> torch.Tensor:
             shown = pictures_of([shot.frame_of(place) for place in places])
-            return frames.fit_frames(shown, clip.width, clip.height, clip.compat if cut else "")
+            return frames.to_tensor(frames.fit_frames(shown, clip.width, clip.height))
 
         return Control(models.controlnets[net], pictures, scale, *span, guess=clip.guess_mode)
 
@@ -287,9 +287,9 @@ def _controls(clip: Clip, models: Models, shot: Shot) -> Iterator[Control]:
             poses = draw_poses(clip.poses[numbers], clip.width, clip.height)
             return np.stack([drawn if i == BESIDE else one for i, one in zip(numbers, poses, strict=True)])
 
-        yield control(POSE_CONTROLNET, drawings, False, clip.control_scale)
+        yield control(POSE_CONTROLNET, drawings, clip.control_scale)
     for video in clip.controls:
-        yield control(video.controlnet, _pictures_of(video), True, video.scale, video.start, video.end)
+        yield control(video.controlnet, _pictures_of(video), video.scale, video.start, video.end)
 
 
 def _pictures_of(video: ControlVideo):

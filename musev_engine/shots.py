@@ -9,10 +9,10 @@ What MuseV's scripts do otherwise, by accident, and `compat="musev"` brings back
 | MuseV | here |
 |---|---|
 | `strength` and `video_strength` change nothing | they are the part of the steps that is taken |
-| a redrawn first frame replaces references and image prompts that were given | only those that were not |
+| a first frame that is redrawn, or made under control, replaces given references and image prompts | it does not |
 | redrawing under control starts from noise alone, unless there is a source video | from the given picture |
 | fixed condition frames get the control picture of the shot before | their own |
-| every picture loses its last column and row (`frames.fit_still`) | only what proportions ask for |
+| every still loses its last column and row (`frames.fit_still`) | only what proportions ask for |
 | Euler draws noise that it throws away (`sampling.denoise`) | it doesn't |
 | DPM-Solver++ ends at timestep 0 (`schedulers.set_timesteps`) | where the noise ends |
 """
@@ -136,7 +136,7 @@ class Looks:
 
     def after_first_frame(self, clip: Clip, made: torch.Tensor) -> Self:
         """What was made takes the place of what wasn't given."""
-        replaces_all = clip.compat == "musev" and clip.first_frame.redraw
+        replaces_all = clip.compat == "musev" and (clip.first_frame.redraw or clip.follows_control)
         return replace(
             self,
             references=made if clip.references is None or replaces_all else self.references,

@@ -343,14 +343,18 @@ def clip_of(case: Case, net: str) -> Clip:
     images = stills("condition_images") if args.n_vision_condition else ()
     given = len(images)
     to_video = "video2video" in case.info["kind"]
-    options = {}
     if to_video:
+        args.guidance_scale = (
+            7.5  # its video2video doesn't hand the first frame's on, so the pipeline's own is used
+        )
         video = pixels(case.tensors["in.video_frames_cthw_uint8"][None])[0]
         n_batch = min(args.max_batch_num, len(video) // args.time_size)
         video = video[: n_batch * args.time_size]
+        video = frames.fit_frames(video, width, height, "musev")
         control = video if args.video_is_middle else 255 - video
         if given and not args.video_has_condition:  # the condition image comes before the video
-            control = np.concatenate([255 - images[0][None], control])
+            own = 255 - frames.fit_still(images[0], width, height, "musev")
+            control = np.concatenate([own[None], control])
             video = np.concatenate([video[:1], video])
         shots = shot_lengths(args.time_size, n_batch, given_frames=len(control) - n_batch * args.time_size)
         span = (args.controlnet_conditioning_scale, args.control_guidance_start, args.control_guidance_end)
