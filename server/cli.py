@@ -12,19 +12,16 @@ import secrets
 import signal
 import sqlite3
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from blender_addon import protocol
 from blender_addon.protocol import (
-    ClipRequest,
-    FrameReady,
     Greeting,
-    Progress,
     ProtocolError,
     Refused,
 )
+from server.cli_generate import text2video, text2video_arguments, video2video, video2video_arguments
 from server.cli_models import models, models_arguments, plugins, plugins_arguments
 from server.doctor import doctor, doctor_arguments
 
@@ -41,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     verbs: dict[str, tuple[Callable, Callable, str]] = {
         "serve": (serve_arguments, serve, "make clips for Blender until its parent ends"),
-        "text2video": (text2video_arguments, text2video, "make one clip into a folder of PNG files"),
+        "text2video": (text2video_arguments, text2video, "make clips from texts and pictures"),
+        "video2video": (video2video_arguments, video2video, "make clips from videos"),
         "models": (models_arguments, models, "list, download, verify and remove models"),
         "plugins": (plugins_arguments, plugins, "list what this engine and other packages add to it"),
         "doctor": (
@@ -206,47 +204,3 @@ def parent_watch(pid: int | None) -> Callable[[], bool]:
         return True
 
     return lives
-
-
-# --- text2video ---------------------------------------------------------------------------------------
-
-
-def text2video_arguments(parser: argparse.ArgumentParser) -> None:
-    """One argument for each field of a ClipRequest that is not an input file's name, and the files."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for the PNG files; made if need be")
-    parser.add_argument("--still-file", type=Path, help="PNG or JPEG: what the clip shall look like")
-    parser.add_argument("--poses-file", type=Path, help="a pose track, as PoseTrack.to_bytes() writes it")
-    for name, kind in protocol.kinds(ClipRequest).items():
-        if name not in ("still", "poses"):
-            field = ClipRequest.__dataclass_fields__[name]
-            parser.add_argument(
-                f"--{name.replace('_', '-')}",
-                type=kind,
-                default=field.default,
-                choices=field.metadata.get("choices"),
-                help=f"default: {field.default!r}",
-            )
-
-
-def text2video(args: argparse.Namespace) -> int:
-    from server.clips import make_clip
-    from server.worker_process import problem_of
-
-    try:
-        files = {"still": args.still_file, "poses": args.poses_file}
-        inputs = {name: path.read_bytes() for name, path in files.items() if path is not None}
-        names = {name: protocol.blob_sha256(data) for name, data in inputs.items()}
-        blobs = {names[name]: data for name, data in inputs.items()}
-        values = {name: getattr(args, name) for name in protocol.kinds(ClipRequest) if name not in files}
-        request = ClipRequest(**values, **names)
-        args.out.mkdir(parents=True, exist_ok=True)
-        for message in make_clip(str(uuid.uuid4()), request, blobs.__getitem__):
-            if isinstance(message, FrameReady):
-                (args.out / f"{message.frame:06d}.png").write_bytes(message.data)
-            elif isinstance(message, Progress):
-                print(f"\r{message.phase} {message.step}/{message.num_steps}   ", end="", file=sys.stderr)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"\nmusev text2video: {problem_of(error)}", file=sys.stderr)
-        return 1
-    print(f"\n{request.num_frames} frames in {args.out}", file=sys.stderr)
-    return 0

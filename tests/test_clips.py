@@ -23,7 +23,7 @@ from musev_engine import frames, loading
 from musev_engine.errors import EngineError
 from musev_engine.training import autoencoder, denoiser, mini
 from musev_engine.training.words import write_tokenizer
-from server import cli, clips, models
+from server import clips, models
 from server.worker_process import PhaseClock, make, problem_of
 
 JOB = "0" * 8 + "-0000" * 3 + "-" + "0" * 12
@@ -133,17 +133,6 @@ def test_what_the_server_says_of_its_models_is_so(shipped, monkeypatch):
     assert (told.name, told.licence, told.installed) == ("mini", "cc0-1.0", True)
     assert told.size_bytes == sum(p.stat().st_size for p in (shipped / "mini").rglob("*") if p.is_file())
     assert (told.width, told.height) == (128, 128)
-
-
-def test_a_clip_from_the_command_line(shipped, tmp_path, capsys):
-    still = tmp_path / "still.png"
-    still.write_bytes(frames.encode_png(np.full((64, 64, 3), 90, np.uint8)))
-    command = ["text2video", "--mode", "still", "--still-file", str(still), "--out", str(tmp_path / "out")]
-    small = ["--width", "64", "--height", "64", "--num-frames", "2", "--num-inference-steps", "1"]
-    assert cli.main([*command, *small]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.png", "000001.png"]
-    assert cli.main([*command, "--width", "65"]) == 1
-    assert "64 or 72" in capsys.readouterr().err
 
 
 def test_memory_that_is_not_there_is_told():

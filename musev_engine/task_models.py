@@ -1,0 +1,185 @@
+"""The models that a command line's options name: MuseV's spelling, its `checkpoints` folder or ours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from musev_engine import registry
+from musev_engine.clip import Clip
+from musev_engine.control import find_control
+from musev_engine.errors import EngineError
+from musev_engine.loading import Models, load_models
+from musev_engine.options import IP_ADAPTERS, NO
+from musev_engine.prompts import NEGATIVE_SETS
+from musev_engine.task_files import negative_prompt
+
+SHIPPED = "mini"
+PUBLISHED = ("musev_referencenet", "musev_referencenet_pose")  # projections that come with a motion model
+
+
+def models_of(options: argparse.Namespace) -> Iterator[Models]:
+    """Each image model that the options name, under the motion model, loaded when it is its turn.
+
+    Raises EngineError where something isn't there or doesn't do, and for FaceIn and the PoseGuider.
+    """
+    _refuse_what_has_no_code(options)
+    place = {"device": options.device or ("cuda" if torch.cuda.is_available() else "cpu")}
+    more: dict = {"loras": _loras(options)} | place
+    if "vae_model_path" in options.given:
+        more["vae"] = _existing(options.vae_model_path, "--vae_model_path")
+    if options.sd_model_name == SHIPPED:
+        yield _checked(load_models(SHIPPED, **more), options)
+        return
+    source = _source(options)
+    names: list[str | Path | None] = [name.strip() for name in options.sd_model_name.split(",")]
+    if options.sd_model_name.lower() in NO:  # then cfg_path is the image model
+        names = [_existing(options.sd_model_cfg_path, "--sd_model_cfg_path")]
+    elif options.sd_model_name == "all":
+        images = source / "t2i"
+        names = sorted({path.parent.name for path in images.rglob("unet")}) if images.is_dir() else []
+        names = names or [None]
+    if (source / "motion").is_dir():
+        more["motion"] = options.unet_model_name
+    if options.ip_adapter_model_name in IP_ADAPTERS:
+        more["ip_adapter"] = IP_ADAPTERS[options.ip_adapter_model_name]
+    if options.ip_adapter_face_model_name not in (None, *NO):
+        name = options.ip_adapter_face_model_name
+        more["face_id"] = IP_ADAPTERS.get(name, name)
+    if Path(options.vision_clip_model_path).is_dir():
+        more["image_encoder"] = Path(options.vision_clip_model_path)
+    controls = [name.strip() for name in (getattr(options, "controlnet_name", None) or "").split(",")]
+    if controls != [""]:
+        more["controlnets"] = list(dict.fromkeys(find_control(name).controlnet for name in controls))
+    more["embeddings"] = _embeddings(source, options)
+    for name in names:
+        yield _checked(load_models(source, t2i=name, **more), options)
+
+
+def fitting(clip: Clip, models: Models) -> Clip:
+    """The clip without the pictures that these models have no parts for, as MuseV leaves them out."""
+    return replace(
+        clip,
+        references=clip.references if models.referencenet is not None else None,
+        image_prompts=clip.image_prompts if models.image_encoder is not None else None,
+    )
+
+
+def _refuse_what_has_no_code(options: argparse.Namespace) -> None:
+    if options.facein_model_name not in (None, *NO):
+        raise EngineError(
+            "MuseV names FaceIn but has no code for it", options.facein_model_name,
+            "Use --ip_adapter_face_model_name IPAdapterFaceID with --face_image_path.", code="not_supported",
+        )  # fmt: skip
+    if getattr(options, "pose_guider_model_path", None):
+        raise EngineError(
+            "PoseGuiders aren't loaded", options.pose_guider_model_path,
+            "Use --controlnet_name dwpose_body_hand, or another of the poses.", code="not_supported",
+        )  # fmt: skip
+    if options.interpolation_factor != 1:
+        raise EngineError(
+            "interpolation_factor does nothing, in MuseV too", options.interpolation_factor, "Leave it at 1.",
+            code="not_supported",
+        )  # fmt: skip
+
+
+def _source(options: argparse.Namespace) -> Path:
+    """The folder that `load_models` reads: named, found beside MuseV's files, or this user's models folder."""
+    if options.checkpoints:
+        return _existing(options.checkpoints, "--checkpoints")
+    given = Path(options.unet_model_cfg_path)
+    if given.is_dir():
+        if (given / "vae").is_dir():  # a whole model in the hub's layout
+            return given
+        root = next((up for up in given.absolute().parents if (up / "motion").is_dir()), None)
+        if root is None:
+            raise EngineError(
+                "This motion model lies in no checkpoints folder", given,
+                "Put it into checkpoints/motion, or name the folder with --checkpoints.", code="bad_model",
+            )  # fmt: skip
+        return root
+    for path in (given, Path(options.sd_model_cfg_path)):  # MuseV's configs/model/….py
+        beside = path.absolute().parents[min(2, len(path.absolute().parents) - 1)] / "checkpoints"
+        if path.is_file() and beside.is_dir():
+            return beside
+    if "unet_model_cfg_path" in options.given:
+        return _existing(options.unet_model_cfg_path, "--unet_model_cfg_path")
+    places = [Path("checkpoints"), *registry.folders()]
+    source = next((place for place in places if (place / "motion").is_dir()), None)
+    if source is None:
+        raise EngineError(
+            "There are no motion models here", " or ".join(str(place) for place in places),
+            f"Run: musev models download {options.unet_model_name}; or take the embedded one: --sd_model_name "
+            f"{SHIPPED}.", code="missing_model",
+        )  # fmt: skip
+    return source
+
+
+def _checked(models: Models, options: argparse.Namespace) -> Models:
+    """Parts switched off; a width that was given must be the model's."""
+    width = models.unet.config.cross_attention_dim
+    if "cross_attention_dim" in options.given and options.cross_attention_dim != width:
+        raise EngineError(
+            f"{models.name} has another cross_attention_dim", options.cross_attention_dim,
+            f"Give {width}, or leave it out.", code="bad_model",
+        )  # fmt: skip
+    off = (None, *NO) if options.compat == "musev" else NO
+    if options.referencenet_model_name in off:
+        models = replace(models, referencenet=None)
+    if options.ip_adapter_model_name in off:
+        models = replace(models, image_encoder=None, image_proj=None)
+    return models
+
+
+def _loras(options: argparse.Namespace) -> list[tuple[Path, float]]:
+    loras = []
+    for text in filter(None, (options.lora or "").split(",")):
+        path, _, weight = text.strip().rpartition(":")
+        try:
+            loras.append(
+                (_existing(path, "--lora"), float(weight)) if path else (_existing(weight, "--lora"), 1.0)
+            )
+        except ValueError as error:
+            if isinstance(error, EngineError):
+                raise
+            loras.append((_existing(text.strip(), "--lora"), 1.0))  # a colon that belongs to the path
+    if options.lcm_model_name:
+        given = Path(options.lcm_model_cfg_path)
+        found = (
+            [given]
+            if given.suffix == ".safetensors"
+            else sorted(given.rglob("*.safetensors"))
+            if given.is_dir()
+            else []
+        )
+        loras.append((found[0] if found else registry.find("lcm-lora-sdv1-5"), 1.0))
+    return loras
+
+
+def _embeddings(source: Path, options: argparse.Namespace) -> list[Path]:
+    """The textual inversions in the folder that the negative prompts name."""
+    texts = [each.prompt for each in NEGATIVE_SETS.values()]
+    texts += [
+        negative_prompt(text, options.negprompt_cfg_path)
+        for text in (options.negative_prompt, options.video_negative_prompt)
+    ]
+    folder = source / "embedding"
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        path
+        for path in files
+        if path.suffix in (".pt", ".safetensors", ".bin") and any(path.stem in text for text in texts)
+    ]
+
+
+def _existing(text: str, option: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise EngineError(
+            f"{option} names what isn't there", path, "Give the path of a file or folder.", code="bad_model"
+        )
+    return path

@@ -1,0 +1,350 @@
+"""`musev text2video` and `musev video2video`: MuseV's task files and options, clips as files.
+
+| exit status | what it says |
+|---|---|
+| 0 | every clip was made, or was there already |
+| 1 | a clip couldn't be made; the others were |
+| 2 | the command line or the task file is wrong |
+| 3 | a model isn't there, or doesn't do |
+| 4 | the memory doesn't suffice |
+| 130 | interrupted |
+
+The path of each clip is printed on standard output, a line each; everything else goes to standard error. A clip's file
+appears when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blender_addon.protocol import PoseTrack, ProtocolError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from musev_engine.loading import Models
+    from musev_engine.tasks import Task
+
+FAILED, USAGE, MODEL, MEMORY, INTERRUPTED = 1, 2, 3, 4, 130
+MODEL_CODES = ("missing_model", "bad_model", "unknown_model", "no_models", "not_supported", "broken_plugin")
+USAGE_CODES = ("bad_tasks", "unknown_name", "changed_input")
+LONGEST_SEED = 2**31  # exclusive
+INPUTS = ("condition_images", "refer_image", "ipadapter_image", "face_image", "video_path")
+INPUT_OPTIONS = (
+    "still_file", "poses_file", "video_path", "referencenet_image_path", "ipadapter_image_path", "face_image_path",
+)  # fmt: skip
+OWN_TO_A_RUN = (
+    "repeat",
+    "output_dir",
+    "overwrite",
+    "save_filetype",
+    "save_images",
+    "log_level",
+    "device",
+    "name",
+)
+VERSIONED = ("torch", "diffusers", "transformers", "numpy")
+
+
+def text2video_arguments(parser: argparse.ArgumentParser) -> None:
+    _arguments("text2video", parser)
+
+
+def video2video_arguments(parser: argparse.ArgumentParser) -> None:
+    _arguments("video2video", parser)
+
+
+def text2video(args: argparse.Namespace) -> int:
+    """Make a clip of each task from text and pictures."""
+    return _Run("text2video", args).status()
+
+
+def video2video(args: argparse.Namespace) -> int:
+    """Make a clip of each task from a video."""
+    return _Run("video2video", args).status()
+
+
+def _arguments(verb: str, parser: argparse.ArgumentParser) -> None:
+    from musev_engine.options import parser_of
+
+    parser_of(verb, parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = __doc__
+
+
+class _Run:
+    """One call of a verb: its options, and what is told of it."""
+
+    def __init__(self, verb: str, args: argparse.Namespace):
+        from musev_engine.options import defaults
+
+        self.verb, given = verb, vars(args)
+        self.options = argparse.Namespace(**defaults(verb) | given, given=frozenset(given))
+        self.quiet = self.options.log_level.upper() not in ("DEBUG", "INFO")
+
+    def status(self) -> int:
+        """Do it all; the exit status."""
+        try:
+            tasks = list(self._tasks())
+            worst = 0
+            for number, models in enumerate(self._models()):
+                for task, folder in tasks:
+                    for repeat in range(self.options.n_repeat):
+                        try:
+                            self._make(dict(task), folder, models, number, repeat)
+                        except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+                            worst = max(worst, self._told(error, str(task["name"])))
+            return worst
+        except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+            return self._told(error)
+        except KeyboardInterrupt:
+            self._say(f"musev {self.verb}: interrupted; nothing half-made was kept")
+            return INTERRUPTED
+
+    def _tasks(self) -> Iterator[tuple[dict, Path]]:
+        """Each task, and the folder that its paths may be relative to."""
+        from musev_engine.task_files import read_tasks, select
+
+        options = self.options
+        if options.repeat:
+            yield self._again(Path(options.repeat)), Path()
+        elif options.test_data_path:
+            for task in select(read_tasks(options.test_data_path), options.target_datas):
+                yield task, Path(options.test_data_path).parent
+        elif options.prompt is not None or options.still_file or options.poses_file:
+            yield {"name": options.name, "prompt": options.prompt or ""}, Path()
+        else:
+            raise ProtocolError(
+                "There is nothing to make",
+                "no task",
+                "Give -test_data_path FILE.yaml, or --prompt TEXT.",
+                "bad_tasks",
+            )
+
+    def _again(self, sidecar: Path) -> dict:
+        """The task of a sidecar; its options become this run's, but for those that say where the clip goes."""
+        from musev_engine.options import defaults
+
+        try:
+            told = json.loads(sidecar.read_text(encoding="utf-8"))
+            request, inputs = told["request"], told["inputs"]
+            options = defaults(request["verb"]) | request["options"] | {"seed": told["seed"], "n_repeat": 1}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ProtocolError(
+                f"{sidecar} is no sidecar of a clip", error, "Give a clip's .json file.", "bad_tasks"
+            ) from error
+        if request["verb"] != self.verb:
+            raise ProtocolError(
+                "That clip was made otherwise", request["verb"], f"Use: musev {request['verb']}", "bad_tasks"
+            )
+        for path, sha256 in inputs.items():
+            if not Path(path).exists() or _sha256(Path(path)) != sha256:
+                raise ProtocolError(
+                    "An input isn't what it was",
+                    path,
+                    "Put the file back, or make a new clip.",
+                    "changed_input",
+                )
+        kept = {key: getattr(self.options, key) for key in OWN_TO_A_RUN}
+        given = frozenset(request["given"]) | self.options.given
+        self.options = argparse.Namespace(**options | kept, given=given)
+        return request["task"]
+
+    def _models(self) -> Iterator[Models]:
+        from musev_engine.task_models import models_of
+
+        self._say(f"loading {self.options.sd_model_name} …")
+        return models_of(self.options)
+
+    def _make(self, values: dict, folder: Path, models: Models, number: int, repeat: int) -> None:
+        """One clip of a task: read, made, written."""
+        from musev_engine import pipeline
+        from musev_engine.media import media_path, sidecar_of, write_media
+        from musev_engine.task_models import fitting
+        from musev_engine.tasks import Task
+
+        options, name = self.options, _file_name(str(values["name"]))
+        name += f"_{models.name}" if number else ""
+        name += f"_{repeat}" if repeat else ""
+        path = media_path(Path(options.output_dir), name, options.save_filetype)
+        if path.exists() and not options.overwrite:
+            self._say(f"{path} is there already; --overwrite makes it again")
+            return
+        seed = (
+            random.randrange(LONGEST_SEED) if options.seed is None else (options.seed + repeat) % LONGEST_SEED
+        )
+        task = Task(dict(values), options, folder)
+        clip = fitting(task.clip(seed, **self._poses(task)), models)
+        sidecar = self._sidecar(values, folder, seed, models)
+        progress = _Progress(name, self.quiet)
+
+        def frames() -> Iterator[np.ndarray]:
+            for event in pipeline.generate(clip, models):
+                if isinstance(event, pipeline.Progress):
+                    progress.show(event)
+                elif isinstance(event, pipeline.Frames):
+                    yield from event.frames
+
+        try:
+            shown = _beside(frames(), self._sources(task), options.n_cols)
+            count = write_media(path, shown, options.fps, sidecar, options.overwrite)
+        finally:
+            progress.end()
+        if options.save_images and options.save_filetype != "images":
+            from musev_engine.media import read_video
+
+            pictures = media_path(Path(options.output_dir), f"{name}_images", "images")
+            write_media(pictures, read_video(path), options.fps, sidecar, options.overwrite)
+        self._say(f"{count} frames, seed {seed}, told in {sidecar_of(path)}")
+        print(path, flush=True)
+
+    def _poses(self, task: Task) -> dict:
+        """The pose track's points in the clip's pixels, aligned if that is asked for."""
+        import numpy as np
+
+        from musev_engine.posealign import align_poses
+
+        if not self.options.poses_file:
+            return {}
+        track = PoseTrack.from_bytes(Path(self.options.poses_file).read_bytes())
+        width, height = task.size()
+        scale = np.array([width / track.width, height / track.height, 1], np.float32)
+        poses = np.frombuffer(track.points, "<f4").reshape(track.shape) * scale
+        still_pose = None
+        if track.still_pose is not None:
+            still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:]) * scale
+            if self.options.posealign == "auto":
+                poses = align_poses(poses, still_pose)
+        return {"poses": poses, "still_pose": still_pose}
+
+    def _sources(self, task: Task) -> list[np.ndarray]:
+        shown = [task.sources] if getattr(self.options, "need_return_videos", False) else []
+        return shown + (task.controls if getattr(self.options, "need_return_condition", False) else [])
+
+    def _sidecar(self, values: dict, folder: Path, seed: int, models: Models) -> dict:
+        """Everything that makes the clip again: the request with whole paths, hashes, versions, licence."""
+        from musev_engine.task_files import find_path
+
+        task, inputs = dict(values), {}
+        options = {
+            k: v for k, v in vars(self.options).items() if k not in (*OWN_TO_A_RUN, "given", "test_data_path")
+        }
+        for holder, keys in ((task, INPUTS), (options, INPUT_OPTIONS)):
+            for key in keys:
+                given = holder.get(key)
+                if given is None or given == []:
+                    continue
+                paths = [
+                    find_path(str(one), folder).absolute()
+                    for one in (given if isinstance(given, list) else [given])
+                ]
+                holder[key] = [str(path) for path in paths] if isinstance(given, list) else str(paths[0])
+                inputs |= {str(path): _sha256(path) for path in paths if path.exists()}
+        return {
+            "request": {"verb": self.verb, "task": task, "options": options, "given": sorted(self.options.given)},
+            "seed": seed,
+            "inputs": inputs,
+            "model": {
+                "name": models.name, "sha256": models.sha256, "licence": models.licence,
+                "controlnets": sorted(models.controlnets), "loras": [list(lora) for lora in models.loras],
+                "embeddings": list(models.embeddings),
+            },
+            "device": str(models.device),
+            "versions": {"python": platform.python_version(), "musev-for-blender": _version("musev-for-blender")}
+            | {name: _version(name) for name in VERSIONED},
+        }  # fmt: skip
+
+    def _told(self, error: BaseException, task: str = "") -> int:
+        """Say what went wrong in one line; the exit status for it."""
+        from server.worker_process import problem_of
+
+        problem = problem_of(error)
+        where = f"task {task}: " if task else ""
+        print(f"musev {self.verb}: {where}{' '.join(str(problem).split())}", file=sys.stderr)
+        if problem.code == "out_of_memory":
+            return MEMORY
+        return MODEL if problem.code in MODEL_CODES else USAGE if problem.code in USAGE_CODES else FAILED
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+
+class _Progress:
+    """How far a clip is and how long it will take: one line that is written over where somebody looks, else a line
+    for every tenth."""
+
+    def __init__(self, name: str, quiet: bool):
+        self.name, self.quiet, self.live = name, quiet, sys.stderr.isatty()
+        self.phase, self.began, self.tenth = "", 0.0, -1
+
+    def show(self, event) -> None:
+        if self.quiet:
+            return
+        if event.phase != self.phase:
+            self.phase, self.began, self.tenth = event.phase, time.monotonic(), -1
+        done = event.step + (event.window / event.num_windows if event.num_windows else 0)
+        share = done / max(1, event.num_steps)
+        text = f"{self.name}: {event.phase} {event.step}/{event.num_steps}"
+        if 0 < share < 1:
+            left = (time.monotonic() - self.began) * (1 - share) / share
+            text += f", {int(left) // 60}:{int(left) % 60:02d} left"
+        if self.live:
+            print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
+        elif int(share * 10) > self.tenth:
+            self.tenth = int(share * 10)
+            print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.live and not self.quiet:
+            print(file=sys.stderr)
+
+
+def _beside(frames: Iterator[np.ndarray], sources: list[np.ndarray], n_cols: int) -> Iterator[np.ndarray]:
+    """Each frame with the same frame of the source videos before it, in rows of `n_cols`."""
+    if not sources:
+        yield from frames
+        return
+    import cv2
+    import numpy as np
+
+    for number, frame in enumerate(frames):
+        size = (frame.shape[1], frame.shape[0])
+        row = [cv2.resize(video[min(number, len(video) - 1)], size) for video in sources] + [frame]
+        columns = min(n_cols, len(row))
+        row += [np.zeros_like(frame)] * (-len(row) % columns)
+        yield np.concatenate(
+            [np.concatenate(row[at : at + columns], axis=1) for at in range(0, len(row), columns)]
+        )
+
+
+def _file_name(name: str) -> str:
+    """A task's name as a file's: no separators, and never hidden."""
+    kept = "".join("_" if sign in '/\\:*?"<>|' or ord(sign) < 32 else sign for sign in name).strip(". ")
+    return kept[:100] or "clip"
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, or of a folder's files by their names."""
+    if path.is_dir():
+        told = "".join(f"{one.name} {_sha256(one)}\n" for one in sorted(path.iterdir()) if one.is_file())
+        return hashlib.sha256(told.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
