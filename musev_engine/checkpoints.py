@@ -166,10 +166,10 @@ def seems(weights: Mapping[str, Stored]) -> str:
             return name
     for key, stored in weights.items():
         first = re.match(r"(model\.diffusion_model\.)?(conv_in|input_blocks\.0\.0)\.weight$", key)
-        if first and stored.shape[1] in _LATENTS:
+        if first and len(stored.shape) == 4 and stored.shape[1] in _LATENTS:
             return _LATENTS[stored.shape[1]]
-    widths = [stored.shape[1] for key, stored in weights.items() if key.endswith("attn2.to_k.weight")]
-    return _CONTEXT.get(widths[0], "") if widths else ""
+    widths = [stored.shape[1:] for key, stored in weights.items() if key.endswith("attn2.to_k.weight")]
+    return _CONTEXT.get(math.prod(widths[0]), "") if widths else ""
 
 
 def check_base(weights: Mapping[str, Stored], path: Path) -> None:
@@ -196,7 +196,7 @@ def networks_in(weights: Weights, path: Path) -> dict[str, Weights]:
     if unet := under("model.diffusion_model.", weights):
         check_base(weights, path)
         downs = [int(m[1]) for key in unet if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.weight", key))]
-        config = {"layers_per_block": min(downs, default=3) - 1}
+        config = {"layers_per_block": max(1, min(downs, default=3) - 1)}
         parts["unet"] = _translated(
             single_file_utils.convert_ldm_unet_checkpoint, unet, "model.diffusion_model.", config, path
         )
@@ -207,7 +207,7 @@ def networks_in(weights: Weights, path: Path) -> dict[str, Weights]:
     control = under("control_model.", weights) or weights
     if "input_hint_block.0.weight" in control:
         downs = [int(m[1]) for key in control if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.weight", key))]
-        config = {"layers_per_block": min(downs, default=3) - 1}
+        config = {"layers_per_block": max(1, min(downs, default=3) - 1)}
         parts["controlnet"] = _translated(
             single_file_utils.convert_controlnet_checkpoint, control, "", config, path
         )

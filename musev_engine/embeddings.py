@@ -87,10 +87,10 @@ def _read(path: Path, width: int) -> tuple[str, torch.Tensor]:
     shape = (1, *shape) if len(shape) == 1 else shape
     if len(shape) != 2 or shape[1] != width or not 1 <= shape[0] <= MAX_VECTORS or len(vectors) != 1:
         known = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "Stable Diffusion XL"}
-        like = f", as for {known[shape[-1]]}" if shape[-1] in known and shape[-1] != width else ""
+        like = known.get(shape[-1]) if shape and shape[-1] != width else None
         raise bad_model(
             f"The embedding {path} isn't for this text encoder",
-            f"shape {shape}{like}",
+            f"shape {shape}, as for {like}" if like else f"shape {shape}",
             f"Take one of 1 to {MAX_VECTORS} vectors of {width} numbers.",
         )
     read = read_all({"vectors": weights[vectors[0]].reshaped(shape)})["vectors"]

@@ -2,10 +2,9 @@
 
 Two layouts are read: a folder of its own for each part, as on the hub (`unet/`, `vae/`, …), and MuseV's published
 `checkpoints` folder. Either way any Stable Diffusion 1.5 model can stand under the motion layers, and adapters,
-LoRAs and embeddings can be added. How files are read stands in `checkpoints`.
+LoRAs and embeddings can be added. Where parts lie stands in `layouts`, how files are read in `checkpoints`.
 """
 
-import difflib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -17,11 +16,20 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from musev_engine import plugins, registry
-from musev_engine.checkpoints import SUFFIXES, bad_model, check_base, open_weights, read_json
+from musev_engine.checkpoints import bad_model, read_json
 from musev_engine.embeddings import add_embeddings
+from musev_engine.layouts import (
+    POSE_CONTROLNET,
+    children,
+    controlnet_paths,
+    files,
+    hub_parts,
+    image_encoder_folder,
+    musev_parts,
+    named,
+)
 from musev_engine.lora import FewStep, apply_loras, few_step
-from musev_engine.models.config import SD15, unet_config
+from musev_engine.models.config import SD15
 from musev_engine.models.projections import FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
@@ -39,7 +47,6 @@ from musev_engine.networks import (
 __all__ = ["POSE_CONTROLNET", "Models", "load_controlnet", "load_models"]
 
 SHIPPED = Path(__file__).parent / "assets"
-POSE_CONTROLNET = "control_v11p_sd15_openpose"
 # What SD1.5's own scheduler_config.json says, for files that bring none.
 SD15_SCHEDULER = {
     "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -138,28 +145,28 @@ def load_models(
 
     # which file or folder each part comes from
     if (folder / "motion").is_dir():
-        parts, config = _musev_parts(folder, motion, t2i)
-        reference_config = {
-            key: config[key] for key in SD15
-        }  # the file beside its weights holds class defaults
+        parts, config = musev_parts(folder, motion, t2i, trained_projection=ip_adapter is None)
+        # the file beside ReferenceNet's weights holds class defaults; it is as large as the UNet
+        reference_config = {key: config[key] for key in SD15}
     else:
-        parts, config = _hub_parts(folder, t2i)
+        parts, config = hub_parts(folder, t2i)
         reference_config = None
     if vae is not None:
-        parts["vae"] = _named(vae, "VAE", _children(folder / "vae"))
+        parts["vae"] = named(vae, "VAE", children(folder / "vae"))
     if "vae" not in parts:
         raise bad_model(
             f"The image model at {parts['base'].parent} has no VAE", vae, "Give another one as vae."
         )
-    adapters = {path.stem: path for path in _files(folder / "IP-Adapter")}
+    adapters = {path.stem: path for path in files(folder / "IP-Adapter")}
     if ip_adapter is not None:
-        parts["image_proj"] = _named(ip_adapter, "IP-Adapter", adapters)
-        parts["image_encoder"] = image_encoder or parts.get("image_encoder") or _image_encoder(folder)
+        parts["image_proj"] = named(ip_adapter, "IP-Adapter", adapters)
         config = config | {"ip_adapter_cross_attn": True}
+    if "image_proj" in parts:
+        parts["image_encoder"] = image_encoder or parts.get("image_encoder") or image_encoder_folder(folder)
     if face_id is not None:
-        parts["face_proj"] = _named(face_id, "FaceID adapter", adapters)
+        parts["face_proj"] = named(face_id, "FaceID adapter", adapters)
         config = config | {"need_t2i_ip_adapter_face": True}
-    nets = _controlnet_paths(folder / "controlnet", controlnets)
+    nets = controlnet_paths(folder / "controlnet", controlnets)
 
     # the parts themselves
     unet = load_unet(
@@ -202,161 +209,6 @@ def load_models(
         licence=_licence(folder),
         **optional,
     )
-
-
-# ---- where each part lies -------------------------------------------------------------------------------
-
-
-def _hub_parts(folder: Path, t2i: str | Path | None) -> tuple[dict[str, Path], dict]:
-    """Part -> its folder (or file), for those that are there, and the UNet's config. What no clip can do without
-    must be there."""
-    needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    parts = {name: folder / name for name in needed}
-    if missing := [name for name, path in parts.items() if not path.is_dir()]:
-        raise bad_model(f"The model at {folder} lacks a folder", ", ".join(missing), "Copy the whole model.")
-    optional = {name: folder / name for name in ("referencenet", "image_encoder")}
-    parts |= {name: path for name, path in optional.items() if path.is_dir()}
-    if "image_encoder" in parts:
-        parts["image_proj"] = _first_of(
-            folder, "ip_adapter_image_proj.safetensors", "ip_adapter_image_proj.bin"
-        )
-    if t2i is not None:
-        parts |= _base_parts(_named(t2i, "image model", {}), parts["tokenizer"])
-    return parts, read_json(folder / "unet" / "config.json")
-
-
-def _musev_parts(folder: Path, motion: str, t2i: str | Path | None) -> tuple[dict[str, Path], dict]:
-    """The same for MuseV's `checkpoints` folder (its README's layout)."""
-    known = plugins.found("musev.motion_models")
-    motions = sorted(path.name for path in (folder / "motion").iterdir() if path.name in known)
-    if motion not in motions:
-        if motion in registry.known():
-            registry.find(motion)  # tells what is missing, and how to get it
-        raise bad_model(
-            f"{folder / 'motion'} has no such motion model", motion, f"Choose one of {', '.join(motions)}."
-        )
-    own = folder / "motion" / motion
-    # sizes are the file's; what sets the motion models apart goes by their name, as in MuseV
-    flags, published = known[motion], read_json(own / "unet" / "config.json")
-    sizes = {key: published[key] for key in (*SD15, "out_channels", "up_block_types") if key in published}
-    config = unet_config("musev", **flags, **sizes)
-
-    images = _images(folder / "t2i")
-    if t2i is None and len(images) == 1:
-        (t2i,) = images
-    if t2i is None:
-        choices = ", ".join(images) or "none: download one into t2i/sd1.5/"
-        raise bad_model(
-            f"{folder / 't2i'} has more than one image model, or none",
-            len(images),
-            f"Choose t2i among {choices}.",
-        )
-    tokenizers = sorted((folder / "t2i").rglob("tokenizer"))
-    base = _named(t2i, "image model", images)
-    parts = {"unet": own / "unet", **_base_parts(base, tokenizers[0] if tokenizers else None)}
-    if (folder / "vae" / "sd-vae-ft-mse").is_dir():
-        parts["vae"] = folder / "vae" / "sd-vae-ft-mse"
-    if config["need_refer_emb"]:
-        places = (own / "referencenet", folder / "motion" / "musev_referencenet" / "referencenet")
-        there = next((place for place in places if place.is_dir()), None)
-        parts["referencenet"] = there or registry.find("referencenet")
-    if config["ip_adapter_cross_attn"]:
-        parts["image_proj"] = _first_of(own, "ip_adapter_image_proj.safetensors", "ip_adapter_image_proj.bin")
-        parts["image_encoder"] = _image_encoder(folder)
-    return parts, config
-
-
-def _base_parts(base: Path, tokenizer: Path | None) -> dict[str, Path]:
-    """What an SD1.5 model brings: a diffusers folder's parts, or one file as all of them, which has no
-    tokenizer: then one beside it, or `tokenizer`, does."""
-    if base.is_dir():
-        names = {"base": "unet", "text_encoder": "text_encoder", "tokenizer": "tokenizer"}
-        parts = {part: base / name for part, name in names.items()}
-        if missing := [path.name for path in parts.values() if not path.is_dir()]:
-            raise bad_model(
-                f"The image model at {base} lacks a folder", ", ".join(missing), "Copy the whole model."
-            )
-        return parts | {name: base / name for name in ("vae", "scheduler") if (base / name).is_dir()}
-    check_base(open_weights(base), base)
-    beside = base.parent / "tokenizer"
-    if beside.is_dir():
-        tokenizer = beside
-    if tokenizer is None:
-        raise bad_model(
-            f"{base} is a single file, which brings no tokenizer, and there is none here",
-            beside,
-            "Put the folder `tokenizer` of any Stable Diffusion 1.5 model there.",
-        )
-    return {"base": base, "vae": base, "text_encoder": base, "tokenizer": tokenizer}
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    """The image models in MuseV's folder `t2i`, by name: diffusers folders and single files."""
-    folders = {path.parent.name: path.parent for path in sorted(folder.rglob("unet")) if path.is_dir()}
-    inside = tuple(folders.values())
-    files = {
-        path.stem: path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES and not any(path.is_relative_to(each) for each in inside)
-    }
-    return files | folders
-
-
-def _controlnet_paths(folder: Path, wanted: Iterable[str | Path] | None) -> dict[str, Path]:
-    """Name -> folder or single file. A `folder` that is itself a ControlNet is the pose ControlNet."""
-    there = {POSE_CONTROLNET: folder} if (folder / "config.json").is_file() else _children(folder)
-    if wanted is None:
-        wanted = there.keys() & {POSE_CONTROLNET}
-    paths = [_named(each, "ControlNet", there) for each in wanted]
-    return {_name_in(there, path): path for path in paths}
-
-
-def _image_encoder(folder: Path) -> Path:
-    places = (folder / "IP-Adapter" / "models" / "image_encoder", folder / "IP-Adapter" / "image_encoder")
-    return next((place for place in places if place.is_dir()), None) or registry.find("image_encoder")
-
-
-def _named(wanted: str | Path, what: str, there: dict[str, Path]) -> Path:
-    """A name among those that are there, or of a known model wherever it lies, or a path."""
-    if isinstance(wanted, str) and wanted in there:
-        return there[wanted]
-    if isinstance(wanted, Path) or "/" in wanted or os.sep in wanted:
-        if not Path(wanted).exists():
-            raise bad_model(f"The {what} isn't there", wanted, "Give the path of a folder or file.")
-        return Path(wanted)
-    if wanted in registry.known():
-        return registry.find(wanted)
-    near = difflib.get_close_matches(wanted, there, n=3)
-    meant = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise bad_model(
-        f"No {what} here has this name", wanted, f"{meant}There are: {', '.join(there) or 'none'}."
-    )
-
-
-def _name_in(there: dict[str, Path], path: Path) -> str:
-    return next(
-        (name for name, each in there.items() if each == path), path.stem if path.is_file() else path.name
-    )
-
-
-def _children(folder: Path) -> dict[str, Path]:
-    """Name -> folder with a config, or single file, in `folder`."""
-    folders = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
-    return {path.stem: path for path in _files(folder)} | folders
-
-
-def _files(folder: Path) -> list[Path]:
-    """Weight files in `folder` and in its folder `models`."""
-    return sorted(
-        path for at in (folder, folder / "models") for path in at.glob("*") if path.suffix in SUFFIXES
-    )
-
-
-def _first_of(folder: Path, *names: str) -> Path:
-    found = next((folder / name for name in names if (folder / name).exists()), None)
-    if found is None:
-        raise bad_model(f"{folder} holds none of", " or ".join(names), "Copy the whole model.")
-    return found
 
 
 def _shipped(name: str) -> Path:

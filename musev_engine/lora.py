@@ -229,7 +229,10 @@ def _seems(weights: Weights) -> str:
 
 def _declared_alpha(path: Path) -> Callable[[str, str, int], float]:
     """Alphas that stand beside the weights, as peft keeps them; without any, alpha is the rank."""
-    declared = json.loads(metadata(path).get("lora_adapter_metadata", "{}"))
+    try:
+        declared = dict(json.loads(metadata(path).get("lora_adapter_metadata", "{}")))
+    except (ValueError, TypeError) as error:
+        raise bad_model(f"The header of the LoRA {path} is damaged", error, "Download it again.") from error
     if (beside := path.parent / "adapter_config.json").is_file():
         declared |= read_json(beside)
 
@@ -239,9 +242,14 @@ def _declared_alpha(path: Path) -> Callable[[str, str, int], float]:
 
         # rank-stabilised LoRA is scaled by alpha/√r: https://arxiv.org/abs/2312.03732
         rank_scale = math.sqrt(rank) if value("use_rslora", False) else 1.0
-        patterns = value("alpha_pattern", None) or {}
+        patterns: dict = value("alpha_pattern", None) or {}
         own = next((a for part, a in patterns.items() if name.endswith(part.replace(".", "_"))), None)
-        return float(value("lora_alpha", rank) if own is None else own) * rank_scale
+        declared_alpha = value("lora_alpha", rank) if own is None else own
+        if not isinstance(declared_alpha, int | float):
+            raise bad_model(
+                f"The LoRA {path} is damaged", f"alpha is {declared_alpha!r}", "Download it again."
+            )
+        return declared_alpha * rank_scale
 
     return alpha
 

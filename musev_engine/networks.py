@@ -5,7 +5,6 @@ sizes are then read off the weights' shapes; the rest of its config is Stable Di
 dtype. Every key must be there and no other: what doesn't fit is told by name, with what the file seems to be.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +12,7 @@ from typing import TypeVar
 import torch
 from diffusers import AutoencoderKL, ControlNetModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionModelWithProjection, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModelWithProjection, PreTrainedModel
 
 from musev_engine.checkpoints import (
     SD1,
@@ -34,6 +33,7 @@ from musev_engine.models.attention import PromptAttention
 from musev_engine.models.projections import PROJECTIONS, FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
+from musev_engine.sizes import controlnet_config, sized_by, text_config, vae_config
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -85,7 +85,8 @@ def load_vae(path: Path, **place) -> AutoencoderKL:
         weights, config = modern_vae(open_folder(path)), read_json(path / "config.json")
     else:
         weights = _part_of(path, "vae")
-        config = _vae_config(weights)
+        with sized_by(path):
+            config = vae_config(weights)
     return _fill(_build(AutoencoderKL, config, path), weights, path, **place)
 
 
@@ -95,7 +96,8 @@ def load_controlnet(path: Path, **place) -> ControlNetModel:
         weights, config = open_folder(path), read_json(path / "config.json")
     else:
         weights = _part_of(path, "controlnet")
-        config = _controlnet_config(weights)
+        with sized_by(path):
+            config = controlnet_config(weights)
     return _fill(_build(ControlNetModel, config, path), weights, path, **place)
 
 
@@ -103,8 +105,8 @@ def load_text_encoder(path: Path, **place) -> CLIPTextModel:
     if path.is_dir():
         return _load_transformer(CLIPTextModel, path, **place)
     weights = _part_of(path, "text_encoder")
-    with torch.device("meta"):
-        network = CLIPTextModel(_text_config(weights))
+    with sized_by(path), torch.device("meta"):
+        network = CLIPTextModel(text_config(weights))
     return _fill(network, weights, path, **place)
 
 
@@ -201,84 +203,16 @@ def _load_projection(path: Path, device: torch.device | str, dtype: torch.dtype)
             ", ".join(sorted(weights)[:5]),
             "Take ip_adapter_image_proj, ip-adapter_sd15, ip-adapter-plus(-face)_sd15 or ip-adapter-faceid_sd15.",
         )
-    with torch.device("meta"):
+    with sized_by(path), torch.device("meta"):
         network = kind.of_sizes({key: stored.shape for key, stored in weights.items()})
     return _fill(network, weights, path, device, dtype)
 
 
 def _load_transformer(cls: type[PreTrainedModel], folder: Path, **place) -> PreTrainedModel:
     config = read_json(folder / "config.json")
-    with torch.device("meta"):
+    with sized_by(folder / "config.json"), torch.device("meta"):
         network = cls(cls.config_class.from_dict(config))
     return _fill(network, open_folder(folder), folder, **place)
-
-
-# ---- configs read off the shapes ------------------------------------------------------------------------
-
-
-def _widths(weights: Weights, prefix: str) -> list[int]:
-    """Channels of each level."""
-    widths = []
-    while (first := weights.get(f"{prefix}down_blocks.{len(widths)}.resnets.0.conv1.weight")) is not None:
-        widths.append(first.shape[0])
-    return widths
-
-
-def _count(weights: Weights, start: str) -> int:
-    """How many numbers follow `start` in the keys."""
-    return len({key[len(start) :].split(".")[0] for key in weights if key.startswith(start)})
-
-
-def _vae_config(weights: Weights) -> dict:
-    widths = _widths(weights, "encoder.")
-    return {
-        "block_out_channels": widths,
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "layers_per_block": _count(weights, "encoder.down_blocks.0.resnets."),
-        "latent_channels": weights["post_quant_conv.weight"].shape[0]
-        if "post_quant_conv.weight" in weights
-        else 4,
-        "norm_num_groups": math.gcd(32, *widths),
-    }
-
-
-def _controlnet_config(weights: Weights) -> dict:
-    widths = _widths(weights, "")
-    attended = [
-        any(key.startswith(f"down_blocks.{k}.attentions.") for key in weights) for k in range(len(widths))
-    ]
-    context = next((w.shape[1] for key, w in weights.items() if key.endswith("attn2.to_k.weight")), 768)
-    hint = "controlnet_cond_embedding."
-    steps = [f"{hint}blocks.{k}.weight" for k in range(1, _count(weights, f"{hint}blocks."), 2)]
-    return {
-        "block_out_channels": widths,
-        "down_block_types": ["CrossAttnDownBlock2D" if each else "DownBlock2D" for each in attended],
-        "layers_per_block": _count(weights, "down_blocks.0.resnets."),
-        "cross_attention_dim": context,
-        "attention_head_dim": 8,
-        "norm_num_groups": math.gcd(32, *widths),
-        "conditioning_embedding_out_channels": [
-            weights[key].shape[0] for key in (f"{hint}conv_in.weight", *steps) if key in weights
-        ],
-    }
-
-
-def _text_config(weights: Weights) -> CLIPTextConfig:
-    """CLIP's text models have heads of 64 channels; SD1.5's is OpenAI's ViT-L/14, with its own activation."""
-    words, width = weights["embeddings.token_embedding.weight"].shape
-    return CLIPTextConfig(
-        vocab_size=words,
-        hidden_size=width,
-        intermediate_size=weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=_count(weights, "encoder.layers."),
-        num_attention_heads=max(1, width // 64),
-        max_position_embeddings=weights["embeddings.position_embedding.weight"].shape[0],
-        hidden_act="quick_gelu",
-        bos_token_id=words - 2,
-        eos_token_id=words - 1,
-        pad_token_id=words - 1,
-    )
 
 
 # ---- building and filling -------------------------------------------------------------------------------
@@ -289,7 +223,7 @@ def _build(cls: type[Network], config: dict, path: Path) -> Network:
     try:
         with torch.device("meta"):
             return cls.from_config(config)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
         raise bad_model(
             f"{path / 'config.json' if path.is_dir() else path} can't be built",
             error,

@@ -16,7 +16,7 @@ from musev_engine import checkpoints
 from musev_engine.checkpoints import Stored, networks_in
 from musev_engine.errors import EngineError
 from musev_engine.loading import load_models
-from musev_engine.networks import MOTION_KEYS, load_controlnet, load_unet, load_vae
+from musev_engine.networks import MOTION_KEYS, load_controlnet, load_text_encoder, load_unet, load_vae
 from tests.golden_data import read_json
 from tests.ldm_layout import unet_name, vae_name
 from tests.tiny_model import SCHEDULER, TEXT, write_tiny_model
@@ -339,3 +339,21 @@ def test_files_are_read_in_portions(tiny, monkeypatch):
     expected = load_vae(tiny / "vae", device="cpu", dtype=torch.float32)
     monkeypatch.setattr(checkpoints, "PORTION", 0)
     assert same(load_vae(tiny / "vae", device="cpu", dtype=torch.float32), expected)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_whatever_key_is_missing_or_misshapen_it_is_one_clear_error(painter, tmp_path, part):
+    """Every key of a single file in turn, though some are what the network's size is read from."""
+    load = {"vae": load_vae, "text_encoder": load_text_encoder}[part]
+    prefix = {"vae": "first_stage_model.", "text_encoder": "cond_stage_model."}[part]
+    state = {key: value for key, value in whole(painter).items() if key.startswith(prefix)}
+    path = tmp_path / "part.safetensors"
+    save_file(state, path)
+    load(path, device="cpu", dtype=torch.float32)
+    needed = [key for key in state if not key.endswith("position_ids")]
+    for key in needed[::5]:
+        for changed in ({}, {key: torch.zeros(3)}):
+            save_file({k: v for k, v in state.items() if k != key} | changed, path)
+            with pytest.raises(EngineError) as caught:
+                load(path, device="cpu", dtype=torch.float32)
+            assert caught.value.code == "bad_model" and len(str(caught.value)) < 1500, key

@@ -12,6 +12,7 @@ from musev_engine import loading, registry
 from musev_engine.errors import EngineError
 from musev_engine.loading import POSE_CONTROLNET, load_models
 from musev_engine.networks import MOTION_KEYS
+from tests.ldm_layout import unet_name
 from tests.tiny_model import write_tiny_model
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -168,6 +169,17 @@ def test_the_published_layout_takes_the_image_models_weights_over_the_motion_mod
     )
     with pytest.raises(EngineError, match="There are: painter"):
         load_models(hub, t2i="sketcher")
+
+    # the same image model as one file beside it: its tokenizer is then the folder's, its scheduler SD1.5's
+    text = load_file(folder / "text_encoder" / "model.safetensors")
+    whole = {f"model.diffusion_model.{unet_name(key, spatial)}": value for key, value in spatial.items()}
+    whole |= {f"cond_stage_model.transformer.text_model.{key}": value for key, value in text.items()}
+    save_file(whole, hub / "t2i" / "sketcher.safetensors")
+    sketcher = load_models(hub, t2i="sketcher")
+    assert all(torch.equal(value, loaded[key]) for key, value in sketcher.unet.state_dict().items())
+    assert sketcher.scheduler_config["_class_name"] == "PNDMScheduler"
+    with pytest.raises(EngineError, match="Choose t2i among sketcher, painter"):
+        load_models(hub)
     with pytest.raises(EngineError, match=r"no such motion model \(got musev_of_mine\)"):
         load_models(hub, motion="musev_of_mine")
 
