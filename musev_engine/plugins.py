@@ -153,7 +153,12 @@ def listing() -> tuple[Plugin, ...]:
             taken[group, name] = package
         version = points[group, name, target, package]
         plugins.append(Plugin(group, name, target, package, version, problem))
-    return tuple(plugins)
+    works = {(plugin.group, plugin.name, plugin.package) for plugin in plugins if not plugin.problem}
+    return tuple(  # what older metadata of a package says of a name that works is of no interest
+        plugin
+        for plugin in plugins
+        if not plugin.problem or (plugin.group, plugin.name, plugin.package) not in works
+    )
 
 
 def tried() -> tuple[Plugin, ...]:

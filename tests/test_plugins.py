@@ -153,6 +153,13 @@ def test_a_taken_name_stays_with_the_engine_then_with_the_first(install):
     assert plugins.found(SCHEDULES)["uniform"] is not print
 
 
+def test_a_packages_older_metadata_does_no_harm(install):
+    install("by-lou", "thing = print\n", {"mine": "by_lou:gone"}, version="1.0")
+    install("by-lou", "thing = print\n", {"mine": "by_lou:thing"}, version="1.1")
+    (plugin,) = [plugin for plugin in plugins.listing() if plugin.name == "mine"]
+    assert (plugin.version, plugin.problem) == ("1.1", "") and plugins.found(SCHEDULES)["mine"] is print
+
+
 def test_an_unknown_name_offers_the_nearest():
     with pytest.raises(EngineError, match="Did you mean shifting") as refused:
         plugins.found(SCHEDULES)["shiftign"]
@@ -216,6 +223,15 @@ def test_musev_plugins_lists_the_example_without_importing_it(example):
         assert (row["group"], row["package"], row["version"]) == (group, "musev-example-plugin", "1.0")
         assert row["ok"] and not row["problem"]
     assert "centred" not in plugins.found(SCHEDULES)  # here it isn't installed
+
+
+def test_the_engine_offers_the_example_to_its_clients(example):
+    program = (
+        "from server.models import menus; from blender_addon import protocol; print(protocol.encode(menus()))"
+    )
+    menus = json.loads(run_with(example, "-c", program))
+    assert "centred" in menus["window_schedules"] and "sketch" in menus["control_preprocessors"]
+    assert menus["left_out"] == []
 
 
 def test_the_examples_schedule_and_control_are_used_as_the_engines_own(example):
