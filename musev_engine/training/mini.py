@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         Schedule(recipe.time_steps, recipe.time_rate, minutes=args.time_minutes),
         args.device, recipe.seed, start=args.start,
     )  # fmt: skip
-    pack(model, vae, work / "tokenizer", args.out, model_card(recipe, work, len(clips)))
+    pack(model, vae, work / "tokenizer", args.out, model_card(recipe, work, len(clips), args.start))
     print(f"Packed into {args.out}; now measure it: musev bench quality")
     return 0
 
@@ -164,12 +164,15 @@ def _part(data: Encoded, rows) -> Encoded:
 
 
 # -------------------------------------------------------------------------------------------------- shipping
-def model_card(recipe: Recipe, work: Path, num_clips: int) -> str:
+def model_card(recipe: Recipe, work: Path, num_clips: int, start: Path | None = None) -> str:
     """What the weights are, from what and how they were made, and what may be done with them."""
 
     def steps(stage: str) -> int:
         return torch.load(work / f"{stage}.pt", map_location="cpu", weights_only=True, mmap=True)["step"]
 
+    begun = (
+        "from nothing" if start is None else "from the weights of the version before, as its own card tells"
+    )
     return f"""---
 license: cc0-1.0
 library_name: musev-for-blender
@@ -183,6 +186,7 @@ still. It knows nothing else of the world.
 
 - **Data**: {num_clips} clips of 13 frames, rendered by Blender from procedurally varied rigged characters
   (`musev_engine/training/characters.py`, `render_clips.py`, seed {recipe.seed}); no other picture.
+- **Begun** {begun}.
 - **VAE**: {steps("vae")} steps, peak learning rate {recipe.vae_rate}.
 - **Decoder** (the VAE's, alone): {steps("decoder")} more steps, peak learning rate {recipe.decoder_rate}.
 - **Frames** (all but the layers along time): {steps("frames")} steps, peak learning rate {recipe.frame_rate}.
