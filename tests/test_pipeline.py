@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from musev_engine import frames
+from musev_engine.clip import ConditionImage, ControlVideo, FirstFrame, SerialDenoise, shot_lengths
 from musev_engine.errors import EngineError
 from musev_engine.loading import load_models
 from musev_engine.pipeline import Clip, Frames, Preview, Progress, generate
@@ -185,6 +186,221 @@ def test_networks_in_half_precision_take_what_they_are_given(models):
     ],
 )
 def test_what_does_not_fit_is_told_with_its_value_and_remedy(change, says):
+    with pytest.raises(EngineError, match=says):
+        Clip(**{"num_frames": 4, **change})
+
+
+RANDOM = np.random.default_rng(1)
+OTHER, THIRD = RANDOM.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+VIDEO = RANDOM.integers(0, 256, (9, SIZE, SIZE, 3), dtype=np.uint8)
+NET = "control_v11p_sd15_openpose"
+
+
+def seen_by_vae(pictures_: np.ndarray, models) -> np.ndarray:
+    return frames.to_pixels(torch.cat(list(frames.decode(models.vae, frames.encode(models.vae, pictures_)))))
+
+
+def near(one: np.ndarray, other: np.ndarray) -> bool:
+    """The same, but for what rounding does."""
+    return np.abs(one.astype(int) - other).max() <= 1
+
+
+class Samples(list):
+    """What the UNet is given, (b, c, t, h, w), call by call."""
+
+    def __init__(self, models):
+        self.hook = models.unet.register_forward_pre_hook(lambda unet, inputs: self.append(inputs[0].clone()))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+
+@pytest.mark.parametrize("places", [(0, -1), (-1,), (4,), (0, 3, 4, 8), (2, -3)])
+@pytest.mark.parametrize("num_frames", [9, 20])
+def test_condition_images_come_out_at_their_places(models, places, num_frames):
+    images = tuple(
+        ConditionImage(each, i) for each, i in zip((OTHER, THIRD, STILL, VIDEO[0]), places, strict=False)
+    )
+    made = pictures(asked(num_frames, "text", condition_images=images), models)
+    assert len(made) == num_frames
+    pinned = {each.index % num_frames: each.picture for each in images}
+    for frame, picture in enumerate(made):
+        given = [seen_by_vae(frames.fit_still(one, SIZE, SIZE)[None], models)[0] for one in pinned.values()]
+        assert [near(picture, one) for one in given] == [place == frame for place in pinned], frame
+
+
+def test_every_frame_of_a_clip_may_be_given(models):
+    images = tuple(ConditionImage(each, i) for i, each in enumerate(VIDEO[:3]))
+    assert near(pictures(asked(3, "text", condition_images=images), models), seen_by_vae(VIDEO[:3], models))
+
+
+def test_a_still_beside_a_clip_is_in_every_window_and_never_in_the_clip(models):
+    with Samples(models) as samples:
+        made = pictures(asked(9), models)
+    still = frames.encode(models.vae, frames.fit_still(STILL, SIZE, SIZE)[None])
+    assert len(samples) > 3 and all(torch.allclose(each[:, :, :1], still, atol=1e-5) for each in samples)
+    assert not any(
+        near(each, seen_by_vae(frames.fit_still(STILL, SIZE, SIZE)[None], models)[0]) for each in made
+    )
+
+
+def test_a_video_at_strength_0_is_itself_and_at_1_another(models):
+    source = {"video": VIDEO, "condition_images": (), "n_vision_condition": 0}
+    nothing, half, whole = (
+        pictures(
+            asked(9, "text", **source, video_strength=s, num_inference_steps=4, scheduler="ddim"), models
+        )
+        for s in (0, 0.5, 1)
+    )
+    truth = seen_by_vae(VIDEO, models)
+    assert near(nothing, truth)
+    assert np.abs(half.astype(int) - truth).mean() > 1 and not np.array_equal(half, whole)
+
+
+def test_a_still_is_drawn_anew_as_far_as_strength_says(models):
+    def first(**by):
+        clip = asked(3, "still", first_frame=FirstFrame(redraw=True, **by), num_inference_steps=4)
+        return pictures(clip, models)[0]
+
+    plain = pictures(asked(1, "still"), models)[0]
+    assert near(first(strength=0.0), plain)
+    assert not near(first(strength=0.5), plain) and not near(first(strength=0.5), first(strength=1.0))
+    assert not near(first(strength=0.5), first(strength=0.5, negative_prompt="dog", guidance_scale=5))
+    assert not near(first(strength=0.5), first(strength=0.5, with_references=False))
+
+
+@pytest.mark.parametrize("given", ["still", "still and poses"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_windows_in_batches_make_the_same_clip(models, given, guidance_scale):
+    clip = asked(20, given, guidance_scale=guidance_scale, condition_images=(ConditionImage(OTHER, -1),))
+    with Samples(models) as samples:
+        batched = pictures(replace(clip, context_batch_size=3), models)
+    rows = 2 if guidance_scale > 1 else 1
+    assert max(len(each) for each in samples) == 3 * rows
+    assert np.abs(batched.astype(int) - pictures(clip, models)).max() <= 2
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_shots_go_on_from_the_last_frames_of_the_one_before(models, given):
+    clip = asked(9, given, shots=(4, 3, 2), n_vision_condition=2)
+    with Samples(models) as samples:
+        made = pictures(clip, models)
+    assert len(made) == 9
+    begins = [each for each in samples if each.shape[2] in (5, 4)][-4:]  # two steps of the last two shots
+    for sample, first in ((begins[0], 4), (begins[2], 7)):
+        carried = frames.to_pixels(torch.cat(list(frames.decode(models.vae, sample[:1, :, :2]))))
+        assert near(carried, made[first - 2 : first])
+
+
+def test_shots_may_all_begin_as_the_first(models):
+    clip = asked(9, "still", shots=(4, 5), fix_condition_images=True)
+    with Samples(models) as samples:
+        made = pictures(clip, models)
+    assert len(made) == 9
+    assert all(torch.equal(each[:, :, :1], samples[0][:, :, :1]) for each in samples)
+
+
+def test_without_condition_frames_shots_know_nothing_of_each_other(models):
+    clip = asked(6, "text", shots=(3, 3), n_vision_condition=0)
+    events = list(generate(clip, models))
+    assert {e.phase for e in events if isinstance(e, Progress)} == {"prepare", "denoise", "decode"}
+    steps = [e.step for e in events if isinstance(e, Progress) and e.phase == "denoise" and not e.window]
+    assert steps == [0, 1, 2, 2, 3, 4]
+
+
+def test_the_first_shots_are_the_same_whatever_follows(models):
+    short, long = (pictures(asked(sum(shots), "still", shots=shots), models) for shots in ((4,), (4, 3)))
+    assert near(short, long[:4])
+
+
+def test_musevs_batches_as_shots():
+    assert shot_lengths(12, 3) == (12, 12, 12)
+    assert shot_lengths(12, 2, given_frames=1) == (13, 12)
+
+
+CONTROL = ControlVideo(NET, VIDEO[:6], OTHER)
+IN_SHOTS = {"shots": (3, 3), "num_inference_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ({}, {"references": (OTHER,)}),
+        ({"references": (OTHER,)}, {"references": (OTHER, THIRD)}),
+        ({"references": (OTHER,)}, {"references": ()}),
+        ({}, {"image_prompts": (OTHER,)}),
+        ({"image_prompts": (OTHER,)}, {"image_prompts": (OTHER, THIRD)}),
+        ({}, {"controls": (CONTROL,)}),
+        ({"controls": (CONTROL,)}, {"controls": (replace(CONTROL, still=None),)}),
+        ({"controls": (CONTROL,)}, {"controls": (replace(CONTROL, scale=0.3),)}),
+        ({"controls": (CONTROL,)}, {"controls": (replace(CONTROL, end=0.5),)}),
+        ({"controls": (CONTROL,)}, {"controls": (replace(CONTROL, start=0.5),)}),
+        ({"controls": (CONTROL,)}, {"controls": (CONTROL, replace(CONTROL, frames=VIDEO[3:]))}),
+        ({"controls": (CONTROL,), "guidance_scale": 3.0}, {"guess_mode": True}),
+        ({"controls": (CONTROL,)}, {"guess_mode": True}),
+        ({}, {"skip_temporal": True}),
+        ({"noise_type": "video_fusion"}, {"initial_common_latent": np.ones((4, 4, 4), np.float32)}),
+        ({}, {"img_weight": 0.0}),
+        ({}, {"need_hist_match": True}),
+        ({"context_overlap": 2, "context_frames": 3}, {"context_overlap": 0}),
+        ({"context_schedule": "uniform", "context_frames": 3}, {"context_stride": 2}),
+        (IN_SHOTS, {"fixed_refer_image": False}),
+        (IN_SHOTS, {"fixed_ip_adapter_image": False}),
+        (IN_SHOTS, {"serial": SerialDenoise()}),
+        (IN_SHOTS | {"serial": SerialDenoise()}, {"serial": SerialDenoise(2)}),
+        (IN_SHOTS | {"serial": SerialDenoise()}, {"serial": SerialDenoise(latents=False)}),
+        (IN_SHOTS, {"fix_condition_images": True}),
+        (IN_SHOTS | {"fix_condition_images": True}, {"shots": (2, 4)}),
+    ],
+    ids=lambda change: "-".join(change) or "plain",
+)
+def test_every_option_has_a_say(models, base, change):
+    clip = asked(6, "still", **base)
+    assert not np.array_equal(pictures(clip, models), pictures(replace(clip, **change), models))
+
+
+def test_colours_follow_frame_0(models):
+    made = pictures(asked(6, "still", need_hist_match=True), models)
+    for channel in range(3):
+        ranks = [np.sort(frame[..., channel].ravel()).astype(int) for frame in made]
+        assert all(np.abs(each - ranks[0]).mean() < 4 for each in ranks)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"controls": (replace(CONTROL, controlnet="canny"),)}, r"no such ControlNet \(got canny\)"),
+        ({"face_embeds": np.ones((1, 512), np.float32)}, "takes no face embeddings"),
+        ({"shots": (3, 3), "fixed_refer_face_image": False}, "Faces can't be taken"),
+    ],
+    ids=lambda change: next(iter(change)) if isinstance(change, dict) else None,
+)
+def test_what_the_model_lacks_is_told_before_anything_is_made(models, change, says):
+    with pytest.raises(EngineError, match=says):
+        next(generate(asked(6, "still", **change), models))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shots": (3, 2)}, r"add up to the clip's \(got \(3, 2\)\). Give lengths that sum to 4"),
+        ({"condition_images": (ConditionImage(OTHER, 4),)}, r"outside the clip \(got 4\). Choose -4 to 3"),
+        ({"condition_images": (ConditionImage(OTHER, 3), ConditionImage(OTHER, -1))}, "two condition images"),
+        (
+            {"still": OTHER, "condition_images": (ConditionImage(OTHER),)},
+            "both a still and a condition image",
+        ),
+        ({"video": VIDEO}, r"video has another shape \(got \(9, 32, 32, 3\)\)"),
+        ({"controls": (CONTROL,)}, r"frames has another shape .* Give \(4, any, any, 3\)"),
+        ({"predictor": "oracle"}, "predictor isn't known"),
+        ({"video_strength": 1.5}, "video_strength is out of bounds"),
+    ],
+    ids=lambda change: next(iter(change)) if isinstance(change, dict) else None,
+)
+def test_clips_that_contradict_themselves_are_refused(change, says):
     with pytest.raises(EngineError, match=says):
         Clip(**{"num_frames": 4, **change})
 
