@@ -245,7 +245,11 @@ def _half(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _own_config(network: AutoencoderKL) -> dict:
-    return {key: value for key, value in network.config.items() if key != "_name_or_path"}
+    return {
+        key: value
+        for key, value in network.config.items()
+        if key not in ("_name_or_path", "_use_default_values")
+    }
 
 
 if __name__ == "__main__":
