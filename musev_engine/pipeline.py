@@ -16,6 +16,7 @@ from musev_engine.clip import Clip, ControlVideo, Event, Frames, Preview, Progre
 from musev_engine.conditions import Conditions, Control, face_tokens, image_tokens, reference_tokens
 from musev_engine.control import NUM_BODY_POINTS, draw_poses
 from musev_engine.errors import EngineError
+from musev_engine.faces import FaceEmbedder
 from musev_engine.loading import POSE_CONTROLNET, Models
 from musev_engine.prompts import encode_prompts
 from musev_engine.sampling import (
@@ -34,15 +35,16 @@ from musev_engine.windows import plan_windows
 __all__ = ["Clip", "Event", "Frames", "Preview", "Progress", "generate"]
 
 
-def generate(clip: Clip, models: Models) -> Iterator[Event]:
+def generate(clip: Clip, models: Models, face_embedder: FaceEmbedder | None = None) -> Iterator[Event]:
     """Make a clip: exactly `clip.num_frames` frames come out, condition images at their places.
 
     It may be closed between any two events, and there is one after every batch of windows at least. Without a
-    still or condition image, a first frame is made alone, by the image model.
+    still or condition image, a first frame is made alone, by the image model. face_embedder: finds the faces in the
+    frames of a shot for the next one, where `clip.fixed_refer_face_image` is False.
 
     Raises EngineError when the model lacks what the clip needs, FloatingPointError as `denoise` does.
     """
-    _check_parts(clip, models)
+    _check_parts(clip, models, face_embedder)
     generator = torch.Generator().manual_seed(clip.seed)
     yield Progress("prepare", 0, 1)
     looks = Looks.of(clip)
@@ -73,9 +75,13 @@ def generate(clip: Clip, models: Models) -> Iterator[Event]:
             done, tail = done + len(pixels), [*tail, *pictures][-max(1, clip.n_vision_condition) :]
             yield Progress("decode", done, clip.num_frames)
         looks = looks.after_shot(clip, torch.stack(tail))
+        if looks.faces is not None and not clip.fixed_refer_face_image and end < clip.num_frames:
+            looks = replace(
+                looks, faces=np.stack(list(map(face_embedder, frames.to_pixels(torch.stack(tail)))))
+            )
 
 
-def _check_parts(clip: Clip, models: Models) -> None:
+def _check_parts(clip: Clip, models: Models, face_embedder: FaceEmbedder | None) -> None:
     """Everything the clip asks for must be there before anything is made."""
     wanted = {POSE_CONTROLNET} if clip.poses is not None else set()
     for name in sorted(wanted | {control.controlnet for control in clip.controls}):
@@ -97,10 +103,10 @@ def _check_parts(clip: Clip, models: Models) -> None:
                 "Choose one that does, or leave them out.",
                 "bad_model",
             )
-    if not clip.fixed_refer_face_image and len(plan_shots(clip)) > 1:
+    if clip.face_embeds is not None and not clip.fixed_refer_face_image and face_embedder is None:
         raise EngineError(
-            "Faces can't be taken from the frames of the shot before: there is nothing here that finds them",
-            "fixed_refer_face_image=False", "Keep it True.",
+            "Nothing here finds faces in the frames of the shot before", "fixed_refer_face_image=False",
+            "Keep it True, or give a face_embedder, such as faces.InsightFaces.",
         )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """Clips from a tiny random model: how many frames, from what, in which order, and when it stops."""
 
 import copy
+import dataclasses
 import gc
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,9 @@ from musev_engine import frames
 from musev_engine.clip import ConditionImage, ControlVideo, FirstFrame, SerialDenoise, shot_lengths
 from musev_engine.errors import EngineError
 from musev_engine.loading import load_models
+from musev_engine.models.config import UNetConfig
+from musev_engine.models.projections import FaceProjModel
+from musev_engine.models.unet import UNet3D
 from musev_engine.pipeline import Clip, Frames, Preview, Progress, generate
 from tests.tiny_model import write_tiny_model
 
@@ -362,6 +367,51 @@ def test_every_option_has_a_say(models, base, change):
     assert not np.array_equal(pictures(clip, models), pictures(replace(clip, **change), models))
 
 
+@pytest.fixture(scope="module")
+def with_faces(models):
+    """The same model with layers and a projection for faces of 6 numbers, and no image encoder: FaceID alone."""
+    torch.manual_seed(3)
+    config = dataclasses.asdict(models.unet.config) | {"need_t2i_ip_adapter_face": True}
+    unet = UNet3D(UNetConfig(**config))
+    state = {key: 0.2 * torch.randn_like(value) for key, value in unet.state_dict().items() if "face" in key}
+    unet.load_state_dict(models.unet.state_dict() | state)
+    proj = FaceProjModel(6, models.unet.config.cross_attention_dim)
+    parts = {"unet": unet.eval(), "face_proj": proj.eval(), "image_encoder": None, "image_proj": None}
+    return replace(models, **parts)
+
+
+FACE, OTHER_FACE = RANDOM.normal(size=(2, 1, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_faces_have_a_say_alone(with_faces, guidance_scale):
+    clips = [
+        asked(3, "still", face_embeds=face, face_scale=scale, guidance_scale=guidance_scale)
+        for face, scale in (
+            (FACE, 1.0), (OTHER_FACE, 1.0), (np.concatenate([FACE, OTHER_FACE]), 1.0), (FACE, 0.5), (None, 1.0),
+        )
+    ]  # fmt: skip
+    made = [pictures(clip, with_faces) for clip in clips]
+    assert all(not np.array_equal(one, other) for one, other in itertools.combinations(made, 2))
+
+
+def test_faces_may_follow_the_shot_before(with_faces):
+    seen = []
+
+    def embedder(picture):
+        seen.append(picture)
+        return OTHER_FACE[0]
+
+    clip = asked(6, "still", face_embeds=FACE, shots=(3, 3), fixed_refer_face_image=False)
+    with pytest.raises(EngineError, match="Nothing here finds faces"):
+        next(generate(clip, with_faces))
+    followed = [e.frames for e in generate(clip, with_faces, embedder) if isinstance(e, Frames)]
+    followed = np.concatenate(followed)
+    fixed = pictures(replace(clip, fixed_refer_face_image=True), with_faces)
+    assert len(seen) == 1 and np.array_equal(seen[0], followed[2])
+    assert near(followed[:3], fixed[:3]) and not np.array_equal(followed[3:], fixed[3:])
+
+
 def test_colours_follow_frame_0(models):
     made = pictures(asked(6, "still", need_hist_match=True), models)
     for channel in range(3):
@@ -374,7 +424,6 @@ def test_colours_follow_frame_0(models):
     [
         ({"controls": (replace(CONTROL, controlnet="canny"),)}, r"no such ControlNet \(got canny\)"),
         ({"face_embeds": np.ones((1, 512), np.float32)}, "takes no face embeddings"),
-        ({"shots": (3, 3), "fixed_refer_face_image": False}, "Faces can't be taken"),
     ],
     ids=lambda change: next(iter(change)) if isinstance(change, dict) else None,
 )
