@@ -286,18 +286,18 @@ class _Progress:
 
     def __init__(self, name: str, quiet: bool):
         self.name, self.quiet, self.live = name, quiet, sys.stderr.isatty()
-        self.phase, self.began, self.tenth = "", 0.0, -1
+        self.phase, self.began, self.start, self.tenth = "", 0.0, 0.0, -1
 
     def show(self, event) -> None:
         if self.quiet:
             return
-        if event.phase != self.phase:
-            self.phase, self.began, self.tenth = event.phase, time.monotonic(), -1
         done = event.step + (event.window / event.num_windows if event.num_windows else 0)
         share = done / max(1, event.num_steps)
+        if event.phase != self.phase:
+            self.phase, self.began, self.start, self.tenth = event.phase, time.monotonic(), share, -1
         text = f"{self.name}: {event.phase} {event.step}/{event.num_steps}"
-        if 0 < share < 1:
-            left = (time.monotonic() - self.began) * (1 - share) / share
+        if self.start < share < 1:
+            left = (time.monotonic() - self.began) * (1 - share) / (share - self.start)
             text += f", {int(left) // 60}:{int(left) % 60:02d} left"
         if self.live:
             print(f"\r{text:<70}", end="", file=sys.stderr, flush=True)
