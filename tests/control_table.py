@@ -34,7 +34,9 @@ def networks(name: str) -> dict[str, torch.nn.Module]:
     """File -> the network that it fills, with random weights."""
     kind = CONTROLS[name]
     if kind.detector in MAKERS:
-        return {kind.files[0]: lively(MAKERS[kind.detector]())}
+        network = MAKERS[kind.detector]()
+        # ZoeDepth's bins overflow where weights are larger than its own first ones
+        return {kind.files[0]: network if kind.detector == "ZoeDetector" else lively(network)}
     if kind.detector.endswith("SamDetector"):
         from controlnet_aux.segment_anything import sam_model_registry
 
