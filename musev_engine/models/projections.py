@@ -7,6 +7,7 @@ Each has `SIGN`, a key that only its checkpoints have, and `of_sizes`, which bui
 shapes say. `reads` is the output of the vision encoder that it takes, `embedding_dim` wide.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -21,8 +22,9 @@ class Projection(nn.Module):
     """What the three have in common."""
 
     @classmethod
+    @abstractmethod
     def of_sizes(cls, shapes: Shapes) -> Self:
-        raise NotImplementedError
+        """As large as a checkpoint with these shapes."""
 
     @classmethod
     def from_state_dict(cls, weights: Mapping[str, Tensor]) -> Self:

@@ -8,6 +8,7 @@ drops a colour axis. After training, each latent channel's mean and deviation ar
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -141,23 +142,7 @@ def train_autoencoder(
         pixels = pixels.to(device, memory_format=torch.channels_last)
         return autoencoder_loss(model, draw, pixels, masks.to(device))
 
-    def sheet(path: Path) -> None:
-        with torch.no_grad():
-            drawn = model.vae(shown.to(device)).sample.float().cpu()
-        mse = (drawn.clamp(-1, 1) - shown).square().mean(dim=(1, 2, 3)) / 4
-        print(f"\nVAE: {(-10 * mse.log10()).mean():.2f} dB", flush=True)
-        rows = (
-            torch.cat([shown, drawn.clamp(-1, 1)], dim=2)
-            .add(1)
-            .mul(127.5)
-            .round()
-            .byte()
-            .permute(0, 2, 3, 1)
-            .numpy()
-        )
-        cv2.imwrite(str(path), np.hstack(list(rows))[..., ::-1])
-
-    train("VAE", model, loss_of, schedule, folder / "vae.pt", sheet)
+    train("VAE", model, loss_of, schedule, folder / "vae.pt", partial(_sheet, "VAE", model.vae, shown))
     _standardise(model.vae, picture_batch(clips, np.random.default_rng(seed + 1), 256)[0], device)
     return model.vae
 
@@ -190,17 +175,17 @@ def sharpen_decoder(
 
     shown, _ = picture_batch(clips, np.random.default_rng(seed), 16)
 
-    def sheet(path: Path) -> None:
-        with torch.no_grad():
-            drawn = (
-                vae.decode(vae.encode(shown.to(device)).latent_dist.mean).sample.float().cpu().clamp(-1, 1)
-            )
-        mse = (drawn - shown).square().mean(dim=(1, 2, 3)) / 4
-        print(f"\ndecoder: {(-10 * mse.log10()).mean():.2f} dB", flush=True)
-        rows = torch.cat([shown, drawn], dim=2).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        cv2.imwrite(str(path), np.hstack(list(rows))[..., ::-1])
+    train("decoder", vae, loss_of, schedule, folder / "decoder.pt", partial(_sheet, "decoder", vae, shown))
 
-    train("decoder", vae, loss_of, schedule, folder / "decoder.pt", sheet)
+
+@torch.no_grad()
+def _sheet(name: str, vae: AutoencoderKL, shown: torch.Tensor, path: Path) -> None:
+    """Pictures (b, 3, h, w) in [-1, 1] above what the VAE makes of them, and how near that is in dB."""
+    drawn = vae(shown.to(vae.device)).sample.float().cpu().clamp(-1, 1)
+    mse = (drawn - shown).square().mean(dim=(1, 2, 3)) / 4
+    print(f"\n{name}: {(-10 * mse.log10()).mean():.2f} dB", flush=True)
+    rows = torch.cat([shown, drawn], dim=2).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    cv2.imwrite(str(path), np.hstack(list(rows))[..., ::-1])
 
 
 def _standardise(
