@@ -18,12 +18,12 @@ from pathlib import Path
 import bpy
 
 from . import protocol
-from .pose import Capture
-from .protocol import ClipRequest, Done, PoseTrack, Welcome
+from .captures import Capture
+from .protocol import ClipRequest, Done, Welcome
 
 
 class JobState(enum.Enum):
-    CAPTURING = "reading poses"
+    CAPTURING = "reading the scene"
     WAITING = "sending"
     QUEUED = "queued"
     RUNNING = "running"
@@ -42,9 +42,8 @@ ENDED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 class Job:
     """One clip on its way. start: the timeline frame of its first frame. take: the folder its frames go to.
 
-    blobs: the inputs' bytes by sha256, dropped at the end. capture: what is still to be read from the
-    rig; its poses then replace the stand-in in `request`. about: what `take.json` tells beyond request
-    and engine.
+    blobs: the inputs' bytes by sha256, dropped at the end. captures: what is still to be read from the scene, in
+    order; each then names in `request` what it read. about: what `take.json` tells beyond request and engine.
     """
 
     id: str
@@ -54,8 +53,7 @@ class Job:
     take: Path
     request: ClipRequest
     blobs: dict[str, bytes]
-    capture: Capture | None = None
-    reads_still_pose: bool = False  # the capture's last frame is the still's
+    captures: list[Capture] = field(default_factory=list)
     about: dict = field(default_factory=dict)
     blend_file: str = ""
     file_number: int = 0  # which of the files opened in this Blender it belongs to
@@ -73,20 +71,24 @@ class Job:
     def ended(self) -> bool:
         return self.state in ENDED
 
-    def finish_capture(self) -> None:
-        """The poses are read: they become an input of the clip, and the request names them. Raises
-        ProtocolError.
-        """
-        points = [frame.astype("<f4").tobytes() for frame in self.capture.read]
-        still_pose = points.pop() if self.reads_still_pose else None
-        request, people = self.request, len(self.capture.people)
-        track = PoseTrack(
-            request.width, request.height, request.fps, len(points), people, b"".join(points), still_pose
-        ).to_bytes()
-        sha256 = protocol.blob_sha256(track)
-        self.blobs[sha256] = track
-        self.request = dataclasses.replace(request, poses=sha256)
-        self.capture, self.state, self.step, self.num_steps = None, JobState.HELD, 0, 0
+    def capture(self, deadline: float) -> None:
+        """Reads on from the scene until about `deadline`. Raises CaptureError and ProtocolError."""
+        now = self.captures[0]
+        ready = now.advance(deadline)
+        self.phase, self.step, self.num_steps = now.phase, now.done, now.total
+        if not ready:
+            return
+        self.request, blobs = now.finish(self.request)
+        self.blobs |= blobs
+        now.cancel()
+        del self.captures[0]
+        if not self.captures:
+            self.state, self.phase, self.step, self.num_steps = JobState.HELD, "", 0, 0
+
+    def stop_capturing(self) -> None:
+        """Puts back what the captures changed, and forgets them."""
+        while self.captures:
+            self.captures.pop(0).cancel()
 
 
 def sidecar(job: Job, done: Done, welcome: Welcome | None) -> dict:

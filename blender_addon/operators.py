@@ -10,13 +10,15 @@ from pathlib import Path
 import bpy
 from bpy.props import StringProperty
 
-from . import pose, session, stills, strips, takes
+from . import session, stills, strips, takes
+from .captures import CaptureError
 from .client import is_loopback
 from .engine_link import EngineState
 from .engine_process import EngineStartError
 from .jobs import Job
 from .props import MusevPreferences, MusevSettings, preferences
 from .protocol import ClipRequest, ProtocolError, blob_sha256
+from .rig import pose
 
 TO_COME = "0" * 64  # stands for the poses' sha256 until they are read, so that the rest is checked at once
 
@@ -26,7 +28,7 @@ class SettingsError(ValueError):
 
 
 REFUSALS = (
-    SettingsError, pose.PoseError, strips.StripError, stills.StillError, takes.TakeError, ProtocolError,
+    SettingsError, CaptureError, strips.StripError, stills.StillError, takes.TakeError, ProtocolError,
     EngineStartError,
 )  # fmt: skip
 
@@ -69,7 +71,7 @@ def still_bytes(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[bytes,
     return stills.from_file(path, settings.width, settings.height), str(path)
 
 
-def pose_capture(scene: bpy.types.Scene, settings: MusevSettings, frames: range) -> pose.Capture:
+def pose_capture(scene: bpy.types.Scene, settings: MusevSettings, frames: range) -> pose.PoseCapture:
     """What is to be read from the rig; the still's own frame last, where one is set. Raises
     SettingsError and PoseError."""
     rig = settings.armature
@@ -83,7 +85,9 @@ def pose_capture(scene: bpy.types.Scene, settings: MusevSettings, frames: range)
         raise SettingsError(f"Scene '{world.name}' has no camera; choose one, or add one to the scene.")
     people = (pose.resolve(rig),)
     read = (*frames, settings.still_frame) if settings.use_still_frame else tuple(frames)
-    capture = pose.Capture(world.name, people, camera.name, settings.width, settings.height, read)
+    capture = pose.PoseCapture(
+        world.name, people, camera.name, settings.width, settings.height, read, settings.use_still_frame
+    )
     # Asked for once now, so that a camera of another scene is refused at once.
     world.view_layers[0].update()
     pose.projection(world, world.view_layers[0].depsgraph, camera.name, settings.width, settings.height)
@@ -115,7 +119,7 @@ def clip_job(context: bpy.types.Context) -> Job:
     if still:
         blobs[blob_sha256(still[0])] = still[0]
         about["still_source"] = still[1]
-    capture = None
+    captures = []
     request = ClipRequest(
         mode=mode, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
         width=settings.width, height=settings.height, num_frames=end - start,
@@ -125,7 +129,7 @@ def clip_job(context: bpy.types.Context) -> Job:
         still=next(iter(blobs), None), poses=TO_COME if mode == "pose" else None,
     )  # fmt: skip
     if mode == "pose":
-        capture = pose_capture(scene, settings, range(start, end))
+        captures.append(capture := pose_capture(scene, settings, range(start, end)))
         about |= {
             "armature": settings.armature.name,
             "camera": capture.camera,
@@ -135,8 +139,7 @@ def clip_job(context: bpy.types.Context) -> Job:
     take = takes.new_take(takes_root(preferences(context)), clip)
     return Job(
         id=str(uuid.uuid4()), clip=clip, scene=scene.name, start=start, take=take, request=request,
-        blobs=blobs, capture=capture, about=about,
-        reads_still_pose=capture is not None and settings.use_still_frame,
+        blobs=blobs, captures=captures, about=about,
     )  # fmt: skip
 
 
@@ -244,7 +247,7 @@ class MUSEV_OT_generate(bpy.types.Operator):
         except REFUSALS as error:
             return refuse(self, error)
         session.current.submit(job)
-        self.report({"INFO"}, f"{job.clip}: {job.request.num_frames} frames at {job.start}")
+        self.report({"INFO"}, f"{job.clip}: {job.request.frames_out} frames at {job.start}")
         return {"FINISHED"}
 
 

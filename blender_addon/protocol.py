@@ -24,18 +24,21 @@ from array import array
 from dataclasses import dataclass
 from functools import cache
 
-PROTOCOL_VERSION = 2  # raised when the words change; releases have their own numbers
+PROTOCOL_VERSION = 3  # raised when the words change; releases have their own numbers
 SUBPROTOCOL = f"musev.v{PROTOCOL_VERSION}"
 
 MAX_JSON_BYTES = 256 * 1024  # a control message, and the header of a binary one
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # holds a 2048 x 2048 frame as PNG, however noisy
-MAX_BLOB_BYTES = 64 * 1024 * 1024  # a still or a pose track
+MAX_BLOB_BYTES = 64 * 1024 * 1024  # a still, a pose track or some of a clip's pictures
 SLICE_BYTES = 256 * 1024  # an upload goes in slices, so that no tick of Blender's timer is long
 
 MAX_FRAMES = 10_000
 MAX_PEOPLE = 8
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8  # pixels; the VAE halves three times
-BODY_POINTS = 18  # OpenPose's body-18 order
+BODY_POINTS, HAND_POINTS, FACE_POINTS = 18, 21, 70  # OpenPose's; a face's last two are the pupils
+POINTS = BODY_POINTS + 2 * HAND_POINTS + FACE_POINTS  # of one person: body, left hand, right hand, face
+MAX_CONTROLS = 8
+MAX_PICTURE_BLOBS = 256  # that the frames of one kind of picture come in
 
 JOB_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 SHA256 = r"[0-9a-f]{64}"
@@ -78,33 +81,71 @@ class Message(Record):
 
 
 @dataclass(frozen=True)
+class Control(Record):
+    """Pictures that one ControlNet follows, one for each generated frame.
+
+    name: of the control, as in MuseV ('depth', 'normal_bae', 'lineart', …). pictures: the sha256 of the blobs that
+    hold them (`Pictures.to_bytes()`), in order. detect: they are plain frames, and the engine's preprocessor of that
+    name finds the control in them; otherwise they are the control pictures themselves. scale: weight of the
+    ControlNet; start, end: the part of the denoising in which it acts, 0..1.
+    """
+
+    name: str = limited(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+    pictures: tuple[str, ...] = limited(pattern=SHA256, longest=MAX_PICTURE_BLOBS)
+    detect: bool = False
+    scale: float = limited(1.0, low=0.0, high=4.0)
+    start: float = limited(0.0, low=0.0, high=1.0)
+    end: float = limited(1.0, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
 class ClipRequest(Record):
     """Everything a clip depends on: the same request and the same models give the same clip.
 
     mode: 'still' animates `still` by `prompt`; 'text' needs no picture; 'pose' follows `poses`, looking like
-    `still` where one is given. width, height: pixels, multiples of 8. fps: frames a second, told to nobody
-    but the take. `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`).
+    `still` where one is given; 'video' makes `source` anew. result: 'clip', or 'poses' for the pose pictures that
+    the ControlNet would be shown, and nothing generated. width, height: pixels, multiples of 8.
+
+    num_frames: how many frames are generated, fps of them a second. output_frames, output_fps: what comes back where
+    that is not the same: output frame k shows the time k / output_fps, the frames between generated ones made as
+    `between` says: 'held' repeats, 'blended' mixes, 'flow' moves the pixels along optical flow. motion_speed: MuseV's
+    sample rate of frames; None: what the model and fps make of it.
+
+    `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`); `source` (plain
+    frames) and `mask` (white where the clip is to be opaque; the frames then come with an alpha channel) are those of
+    blobs of `Pictures`, one picture for each generated frame. source_strength: 0 keeps the source, 1 next to nothing
+    of it. posealign: 'auto' brings the poses to the figure of the still.
+
     context_frames, context_overlap: length of a parallel-denoise window and how many frames neighbours share.
     context_schedule: how the windows are laid; predictor: what predicts the noise; names from `Menus`.
     overlap_weights: how overlapping predictions are averaged. scheduler: 'model' is the checkpoint's own
     choice. w_ind_noise: share (0..1) of noise that is each frame's own, where noise_type is 'video_fusion'.
-    motion_speed: MuseV's sample rate of frames. ip_adapter_scale, control_scale: weights of the still's image
-    tokens and of the pose ControlNet. Raises ProtocolError.
+    ip_adapter_scale, control_scale: weights of the still's image tokens and of the pose ControlNet. Raises
+    ProtocolError.
     """
 
-    mode: str = limited("still", choices=("still", "text", "pose"))
+    mode: str = limited("still", choices=("still", "text", "pose", "video"))
+    result: str = limited("clip", choices=("clip", "poses"))
     prompt: str = limited("", longest=2000)
     negative_prompt: str = limited("", longest=2000)
     model: str = limited("mini", pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
     width: int = limited(128, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
     height: int = limited(128, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
     num_frames: int = limited(48, low=1, high=MAX_FRAMES)
-    fps: float = limited(24.0, low=1.0, high=240.0)
+    fps: float = limited(24.0, low=0.1, high=240.0)
+    output_frames: int | None = limited(None, low=1, high=MAX_FRAMES)
+    output_fps: float | None = limited(None, low=0.1, high=240.0)
+    between: str = limited("held", choices=("held", "blended", "flow"))
     num_inference_steps: int = limited(10, low=1, high=200)
     guidance_scale: float = limited(1.0, low=1.0, high=30.0)
     seed: int = limited(0, low=0, high=2**31 - 1)
     still: str | None = limited(None, pattern=SHA256)
     poses: str | None = limited(None, pattern=SHA256)
+    posealign: str = limited("off", choices=("off", "auto"))
+    source: tuple[str, ...] = limited((), pattern=SHA256, longest=MAX_PICTURE_BLOBS)
+    source_strength: float = limited(0.6, low=0.0, high=1.0)
+    controls: tuple[Control, ...] = limited((), longest=MAX_CONTROLS)
+    mask: tuple[str, ...] = limited((), pattern=SHA256, longest=MAX_PICTURE_BLOBS)
     context_frames: int = limited(12, low=1, high=64)
     context_overlap: int = limited(4, low=0, high=63)
     context_schedule: str = limited("shifting", pattern=PLUGIN_NAME)
@@ -115,29 +156,24 @@ class ClipRequest(Record):
     )
     noise_type: str = limited("video_fusion", choices=("video_fusion", "random"))
     w_ind_noise: float = limited(0.5, low=0.0, high=1.0)
-    motion_speed: float = limited(8.0, low=0.0, high=64.0)
+    motion_speed: float | None = limited(None, low=0.0, high=1000.0)
     ip_adapter_scale: float = limited(1.0, low=0.0, high=4.0)
     control_scale: float = limited(1.0, low=0.0, high=4.0)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.mode == "still" and self.still is None:
-            raise ProtocolError(
-                "Mode 'still' animates a picture, and none was given",
-                None,
-                "Choose a reference still.",
-                "no_still",
-            )
-        if self.mode == "pose" and self.poses is None:
-            raise ProtocolError(
-                "Mode 'pose' follows a rig, and no poses were given",
-                None,
-                "Choose an armature and a camera.",
-                "no_poses",
-            )
-        unused = {"text": ("still", "poses"), "still": ("poses",), "pose": ()}[self.mode]
+        for mode, needed, message, remedy in (
+            ("still", "still", "Mode 'still' animates a picture, and none was given", "Choose a reference still."),
+            ("pose", "poses", "Mode 'pose' follows a rig, and no poses were given", "Choose an armature and a camera."),
+            ("video", "source", "Mode 'video' makes frames anew, and none were given", "Choose a source strip."),
+        ):  # fmt: skip
+            if self.mode == mode and not getattr(self, needed):
+                raise ProtocolError(message, None, remedy, f"no_{needed}")
+        unused = {
+            "text": ("still", "poses", "source"), "still": ("poses", "source"), "pose": (), "video": ("poses",),
+        }[self.mode]  # fmt: skip
         for name in unused:
-            if getattr(self, name) is not None:
+            if getattr(self, name):
                 raise ProtocolError(
                     f"Mode {self.mode!r} makes no use of {name}", getattr(self, name), "Choose another mode."
                 )
@@ -152,39 +188,49 @@ class ClipRequest(Record):
     @property
     def blobs(self) -> tuple[str, ...]:
         """The sha256 of every input the engine needs."""
-        return tuple(sorted({blob for blob in (self.still, self.poses) if blob}))
+        pictures = (
+            *self.source,
+            *self.mask,
+            *(blob for control in self.controls for blob in control.pictures),
+        )
+        return tuple(sorted({blob for blob in (self.still, self.poses, *pictures) if blob}))
+
+    @property
+    def frames_out(self) -> int:
+        """How many frames come back."""
+        return self.output_frames or self.num_frames
 
 
 @dataclass(frozen=True)
 class PoseTrack(Record):
-    """Body-18 keypoints of every frame and person, in pixels of a width x height picture.
+    """Keypoints of every frame and person, in pixels of a width x height picture.
 
-    points: little-endian float32 of shape (num_frames, num_people, 18, 3); the last axis is x px (right), y
-    px (down), visibility 0..1 (0: not seen, x and y mean nothing). numpy: `array.astype("<f4").tobytes()`,
-    and back `np.frombuffer(track.points, "<f4").reshape(track.shape)`. still_pose: the same for the
-    reference still, (num_people, 18, 3), or None. Hands and faces get a later `version`. Raises
-    ProtocolError.
+    points: little-endian float32 of shape (num_frames, num_people, 130, 3): body 18, left hand 21, right hand 21,
+    face 70, each in OpenPose's order; the last axis is x px (right), y px (down), visibility 0..1 (0: not there, x
+    and y mean nothing; between: drawn as dark as that). numpy: `array.astype("<f4").tobytes()`, and back
+    `np.frombuffer(track.points, "<f4").reshape(track.shape)`. still_pose: the same for the reference still,
+    (num_people, 130, 3), or None. Raises ProtocolError.
     """
 
     width: int = limited(low=1, high=16384)
     height: int = limited(low=1, high=16384)
-    fps: float = limited(low=1.0, high=240.0)
+    fps: float = limited(low=0.1, high=240.0)
     num_frames: int = limited(low=1, high=MAX_FRAMES)
     num_people: int = limited(low=1, high=MAX_PEOPLE)
     points: bytes
     still_pose: bytes | None = None
-    version: int = limited(1, choices=(1,))
+    version: int = limited(2, choices=(2,))
 
     def __post_init__(self):
         super().__post_init__()
-        one_frame = self.num_people * BODY_POINTS * 3 * 4
+        one_frame = self.num_people * POINTS * 3 * 4
         _check_points("PoseTrack.points", self.points, self.num_frames * one_frame)
         if self.still_pose is not None:
             _check_points("PoseTrack.still_pose", self.still_pose, one_frame)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (self.num_frames, self.num_people, BODY_POINTS, 3)
+        return (self.num_frames, self.num_people, POINTS, 3)
 
     def to_bytes(self) -> bytes:
         header = {"format": "musev.poses", **_plain(self)}
@@ -194,22 +240,61 @@ class PoseTrack(Record):
     @classmethod
     def from_bytes(cls, raw: bytes) -> PoseTrack:
         """Raises ProtocolError if `raw` is not exactly one pose track."""
-        if len(raw) > MAX_BLOB_BYTES:
-            raise ProtocolError(
-                f"A pose track has at most {MAX_BLOB_BYTES} bytes", len(raw), "Use fewer frames."
-            )
-        header, payload = _unpack(raw)
-        if header.pop("format", None) != "musev.poses":
-            raise ProtocolError("This is not a pose track", raw[:40], "Send what PoseTrack.to_bytes() gives.")
+        header, payload = _unpack_blob("pose track", "musev.poses", raw)
         still_floats = header.pop("has_still_pose", None)
         if not isinstance(still_floats, bool) or {"points", "still_pose"} & header.keys():
             raise ProtocolError("A pose track's header is damaged", still_floats, "Export the poses again.")
         num_people = header.get("num_people")
         cut = len(payload)
         if still_floats and isinstance(num_people, int):
-            cut -= num_people * BODY_POINTS * 3 * 4
+            cut -= num_people * POINTS * 3 * 4
         still_pose = payload[max(cut, 0) :] if still_floats else None
         return _build(cls, header | {"points": payload[: max(cut, 0)], "still_pose": still_pose})
+
+
+@dataclass(frozen=True)
+class Pictures(Record):
+    """Consecutive pictures of one size, each a whole PNG file: control pictures, masks, source frames.
+
+    sizes: bytes of each file; data: the files one after another. A clip's pictures may come in several of these, so
+    that none is large. Raises ProtocolError.
+    """
+
+    width: int = limited(low=1, high=16384)
+    height: int = limited(low=1, high=16384)
+    sizes: tuple[int, ...] = limited(low=1, longest=MAX_FRAMES)
+    data: bytes
+    version: int = limited(1, choices=(1,))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.sizes or sum(self.sizes) != len(self.data):
+            raise ProtocolError(
+                "Pictures.sizes must add up to the bytes that came",
+                (sum(self.sizes), len(self.data)), "Send whole pictures, one at least.",
+            )  # fmt: skip
+
+    @classmethod
+    def of(cls, width: int, height: int, files: typing.Sequence[bytes]) -> Pictures:
+        return cls(width, height, tuple(len(file) for file in files), b"".join(files))
+
+    @property
+    def files(self) -> typing.Iterator[bytes]:
+        """The PNG files, in order."""
+        first = 0
+        for size in self.sizes:
+            yield self.data[first : first + size]
+            first += size
+
+    def to_bytes(self) -> bytes:
+        header = {"format": "musev.pictures", **_plain(self)}
+        return _pack(header, header.pop("data"))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Pictures:
+        """Raises ProtocolError if `raw` is not exactly such pictures."""
+        header, payload = _unpack_blob("set of pictures", "musev.pictures", raw)
+        return _build(cls, header | {"data": payload})
 
 
 # --- records inside messages ----------------------------------------------------------------------
@@ -232,7 +317,8 @@ class Problem(Record):
 
 @dataclass(frozen=True)
 class ModelInfo(Record):
-    """One model this engine can use. `installed`: its files are there. Sizes are in pixels and bytes."""
+    """One model this engine can use. `installed`: its files are there. Sizes are in pixels and bytes. native_fps:
+    frames a second of the clips it learned from; it moves most naturally at that rate."""
 
     name: str
     licence: str
@@ -241,6 +327,7 @@ class ModelInfo(Record):
     height: int
     size_bytes: int
     source: str = ""
+    native_fps: float = limited(3.0, low=0.1, high=240.0)  # MuseV's own
 
 
 @dataclass(frozen=True)
@@ -319,13 +406,15 @@ class Welcome(Message):
 @dataclass(frozen=True)
 class Menus(Message):
     """What one may choose from in this engine, by name: its own and other packages' plug-ins. Said once after
-    Welcome, as soon as it is known. left_out: a line for each plug-in that doesn't work, with its package and why.
+    Welcome, as soon as it is known. controls: those whose ControlNet is here. left_out: a line for each plug-in that
+    doesn't work, with its package and why.
     """
 
     motion_models: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
     window_schedules: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
     control_preprocessors: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
     predictors: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
+    controls: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
     left_out: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
 
 
@@ -386,7 +475,8 @@ class Preview(Message):
 
 @dataclass(frozen=True)
 class FrameReady(Message):
-    """A finished frame, 0-based; data: one PNG, 8-bit sRGB, of the request's width and height."""
+    """A finished frame of those that come back, 0-based; data: one PNG, 8-bit sRGB, of the request's width and height,
+    with an alpha channel (straight, not multiplied in) where the request has a mask."""
 
     job: str = limited(pattern=JOB_ID)
     frame: int = limited(low=0, high=MAX_FRAMES - 1)
@@ -527,8 +617,10 @@ def _check(name: str, kind, value, limits) -> typing.Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, tuple):
             raise ProtocolError(f"{name} must be a list", value, "Send a list.")
+        of_items = {key: limits[key] for key in ("pattern", "low") if key in limits}
         value = tuple(
-            _check(f"{name}[{index}]", typing.get_args(kind)[0], item, {}) for index, item in enumerate(value)
+            _check(f"{name}[{index}]", typing.get_args(kind)[0], item, of_items)
+            for index, item in enumerate(value)
         )
     elif kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         value = float(value)
@@ -571,7 +663,7 @@ def _check_text(name: str, value: str, limits) -> None:
 def _check_points(name: str, raw: bytes, size: int) -> None:
     if len(raw) != size:
         raise ProtocolError(
-            f"{name} must have {size} bytes: frames x people x 18 x 3 float32",
+            f"{name} must have {size} bytes: frames x people x {POINTS} x 3 float32",
             len(raw),
             "Send points of that shape.",
         )
@@ -606,6 +698,16 @@ def _unpack(raw: bytes) -> tuple[dict, bytes]:
             "A binary message begins with its header's length", raw[:4], "Send a whole message."
         )
     return _parse(raw[4 : 4 + size]), raw[4 + size :]
+
+
+def _unpack_blob(what: str, form: str, raw: bytes) -> tuple[dict, bytes]:
+    """Header, without its format, and payload of a blob of that format."""
+    if len(raw) > MAX_BLOB_BYTES:
+        raise ProtocolError(f"A {what} has at most {MAX_BLOB_BYTES} bytes", len(raw), "Use fewer frames.")
+    header, payload = _unpack(raw)
+    if header.pop("format", None) != form:
+        raise ProtocolError(f"This is not a {what}", raw[:40], f"Send a blob of the format {form}.")
+    return header, payload
 
 
 def _json(value: dict) -> str:

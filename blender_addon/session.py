@@ -14,10 +14,10 @@ from collections import deque
 import bpy
 
 from . import strips, takes
+from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
 from .jobs import IN_ENGINE, Job, JobState, sidecar
-from .pose import PoseError
 from .protocol import (
     Accepted,
     Cancelled,
@@ -62,7 +62,7 @@ class Session:
     def submit(self, job: Job) -> None:
         """Takes a clip; the ticks do the rest."""
         job.file_number, job.blend_file = self.file_number, bpy.data.filepath
-        job.state = JobState.CAPTURING if job.capture else JobState.HELD
+        job.state = JobState.CAPTURING if job.captures else JobState.HELD
         self.jobs.append(job)
 
     def cancel(self, job_id: str) -> None:
@@ -109,7 +109,7 @@ class Session:
                 break
             try:
                 self._advance(job, deadline)
-            except (PoseError, ProtocolError) as error:
+            except (CaptureError, ProtocolError) as error:
                 self._end(job, JobState.FAILED, str(error), resumable=bool(job.have))
         self.longest_tick_s = max(self.longest_tick_s, time.perf_counter() - started)
         self._place_ready()
@@ -124,12 +124,8 @@ class Session:
         )
 
     def _advance(self, job: Job, deadline: float) -> None:
-        if job.state is JobState.CAPTURING and not bpy.app.is_job_running("RENDER"):
-            job.num_steps = len(job.capture.frames)
-            if job.capture.advance(deadline):
-                job.finish_capture()
-            else:
-                job.step = len(job.capture.read)
+        if job.state is JobState.CAPTURING:
+            job.capture(deadline)
         elif job.state is JobState.HELD and self.engine.state is EngineState.ON:
             job.state = JobState.WAITING
             if job.phase:  # the engine had it
@@ -154,7 +150,7 @@ class Session:
         scene = bpy.data.scenes.get(job.scene)
         if scene is None:
             raise strips.StripError(f"Scene '{job.scene}' is gone; the finished take lies in {job.take}.")
-        files = [takes.frame_file(job.take, frame) for frame in range(job.request.num_frames)]
+        files = [takes.frame_file(job.take, frame) for frame in range(job.request.frames_out)]
         job.strip = strips.place_images(scene, job.clip, files, job.start).name
         windows = bpy.context.window_manager.windows
         with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
@@ -179,7 +175,8 @@ class Session:
         """The one place where a clip ends. Without a chance to go on, a take that never got a frame is
         removed.
         """
-        job.state, job.problem, job.resumable, job.capture, job.eta_s = state, problem, resumable, None, None
+        job.stop_capturing()
+        job.state, job.problem, job.resumable, job.eta_s = state, problem, resumable, None
         if resumable:
             return
         job.blobs = {}
@@ -229,16 +226,16 @@ class Session:
 
     def _keep_frame(self, job: Job, frame: FrameReady) -> None:
         size = (job.request.width, job.request.height)
-        if frame.frame >= job.request.num_frames or png_size(frame.data) != size:
+        if frame.frame >= job.request.frames_out or png_size(frame.data) != size:
             raise ProtocolError(
-                f"The engine sent no {size[0]} x {size[1]} PNG of frames 0 to {job.request.num_frames - 1}",
+                f"The engine sent no {size[0]} x {size[1]} PNG of frames 0 to {job.request.frames_out - 1}",
                 f"frame {frame.frame}, size {png_size(frame.data)}", "Update the engine, and generate again.",
             )  # fmt: skip
         takes.write_frame(job.take, frame.frame, frame.data)
         job.have.add(frame.frame)
 
     def _finish(self, job: Job, done: Done) -> None:
-        missing = sorted(set(range(job.request.num_frames)) - job.have)
+        missing = sorted(set(range(job.request.frames_out)) - job.have)
         if missing:
             raise ProtocolError(
                 f"The engine says it is done, but {len(missing)} frames did not arrive",

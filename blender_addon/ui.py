@@ -41,7 +41,7 @@ def remaining(seconds: float) -> str:
 def job_line(job: Job) -> str:
     """Where a clip stands: phase, step and time left while it runs, else its state."""
     if job.state is JobState.CAPTURING:
-        return f"{job.state.value} {job.step}/{job.num_steps}"
+        return f"{job.phase} {job.step}/{job.num_steps}"
     if job.state is not JobState.RUNNING:
         return job.state.value
     parts = [job.phase + (f" {job.step}/{job.num_steps}" if job.num_steps else "")]

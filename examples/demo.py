@@ -180,10 +180,10 @@ def save_poses(package: str, scene, path: Path) -> None:
     """The keypoints that were sent, for the sheet's second row."""
     import numpy as np
 
-    pose = importlib.import_module(f"{package}.pose")
+    pose = importlib.import_module(f"{package}.rig.pose")
     people = (pose.resolve(scene.musev.armature),)
     frames = tuple(range(scene.frame_start, scene.frame_end + 1))
-    capture = pose.Capture(
+    capture = pose.PoseCapture(
         scene.name, people, scene.camera.name, scene.musev.width, scene.musev.height, frames
     )
     while not capture.advance(time.perf_counter() + 1.0):

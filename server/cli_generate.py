@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blender_addon.protocol import PoseTrack, ProtocolError
+from blender_addon.protocol import BODY_POINTS, PoseTrack, ProtocolError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,10 +219,12 @@ class _Run:
         track = PoseTrack.from_bytes(Path(self.options.poses_file).read_bytes())
         width, height = task.size()
         scale = np.array([width / track.width, height / track.height, 1], np.float32)
-        poses = np.frombuffer(track.points, "<f4").reshape(track.shape) * scale
+        poses = np.frombuffer(track.points, "<f4").reshape(track.shape)[..., :BODY_POINTS, :] * scale
         still_pose = None
         if track.still_pose is not None:
-            still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:]) * scale
+            still_pose = (
+                np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:])[..., :BODY_POINTS, :] * scale
+            )
             if self.options.posealign == "auto":
                 poses = align_poses(poses, still_pose)
         return {"poses": poses, "still_pose": still_pose}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from blender_addon.protocol import (
+    BODY_POINTS,
     ClipRequest,
     Done,
     FrameReady,
@@ -46,7 +47,7 @@ def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes])
                     yield FrameReady(job, event.first + offset, frames.encode_png(picture))
     yield Done(
         job,
-        request.num_frames,
+        request.frames_out,
         device=str(models.device),
         model_sha256=models.sha256,
         model_licence=models.licence,
@@ -73,8 +74,12 @@ def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline
     for what the engine does not take.
     """
     values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    for told_to_others in ("mode", "model", "fps"):
+    for told_to_others in ("mode", "result", "model", "fps", "output_frames", "output_fps", "between"):
         del values[told_to_others]
+    for to_come in ("posealign", "source", "source_strength", "controls", "mask"):
+        del values[to_come]
+    if values["motion_speed"] is None:
+        del values["motion_speed"]
     if request.still is not None:
         try:
             values["still"] = frames.decode_still(read_blob(request.still))
@@ -96,8 +101,8 @@ def poses_of(track: PoseTrack, request: ClipRequest) -> dict[str, np.ndarray | N
             "bad_poses",
         )
     scale = np.array([request.width / track.width, request.height / track.height, 1], np.float32)
-    poses = np.frombuffer(track.points, "<f4").reshape(track.shape) * scale
+    poses = np.frombuffer(track.points, "<f4").reshape(track.shape)[..., :BODY_POINTS, :] * scale
     if track.still_pose is None:
         return {"poses": poses, "still_pose": None}
-    still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:]) * scale
+    still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:])[..., :BODY_POINTS, :] * scale
     return {"poses": poses, "still_pose": still_pose}

@@ -138,8 +138,8 @@ class JobStore:
                 self._one("SELECT request FROM jobs WHERE id = ?", ending.job)
             )
             stored = self._one("SELECT count(*) FROM frames WHERE job = ?", ending.job)
-            if not stored == ending.num_frames == request.num_frames:
-                message = f"The engine made {stored} of {request.num_frames} frames"
+            if not stored == ending.num_frames == request.frames_out:
+                message = f"The engine made {stored} of {request.frames_out} frames"
                 problem = Problem(
                     "frames_missing", message, str(stored), "Report this, with the engine's log."
                 )

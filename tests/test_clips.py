@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from blender_addon.protocol import (
+    POINTS,
     ClipRequest,
     Done,
     FrameReady,
@@ -49,8 +50,8 @@ def inputs(num_frames):
     """A request for 64 x 64 pixels with poses made for twice that, and its blobs."""
     picture = np.zeros((80, 100, 3), np.uint8)
     picture[20:60, 40:60] = (200, 30, 20)
-    points = array("f", [v for k in range(num_frames) for p in range(18) for v in (40 + k, 3 * p, 1.0)])
-    track = PoseTrack(128, 128, 24.0, num_frames, 1, points.tobytes(), points[: 18 * 3].tobytes())
+    points = array("f", [v for k in range(num_frames) for p in range(POINTS) for v in (40 + k, 3 * p, 1.0)])
+    track = PoseTrack(128, 128, 24.0, num_frames, 1, points.tobytes(), points[: POINTS * 3].tobytes())
     blobs = {blob_sha256(data): data for data in (frames.encode_png(picture), track.to_bytes())}
     still, poses = blobs
     request = ClipRequest(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from blender_addon.protocol import PoseTrack
+from blender_addon.protocol import POINTS, PoseTrack
 from musev_engine import loading, pipeline
 from musev_engine.drawing import draw_poses
 from musev_engine.media import read_video, write_media
@@ -178,10 +178,9 @@ def test_a_video_is_followed_and_shown_beside(here, capsys):
 
 
 def test_poses_are_followed_and_aligned(here, monkeypatch):
-    points = np.repeat(person(0.25, x=30)[None, None], 3, axis=0)
-    track = PoseTrack(
-        64, 64, 8.0, 3, 1, points.astype("<f4").tobytes(), person(0.5)[None].astype("<f4").tobytes()
-    )
+    points = np.zeros((4, 1, POINTS, 3), "<f4")
+    points[:3, :, :18], points[3, :, :18] = person(0.25, x=30), person(0.5)
+    track = PoseTrack(64, 64, 8.0, 3, 1, points[:3].tobytes(), points[3].tobytes())
     (here / "track").write_bytes(track.to_bytes())
     clips = []
 
@@ -200,7 +199,7 @@ def test_poses_are_followed_and_aligned(here, monkeypatch):
     assert mini("text2video", *follow) == 0
     assert mini("text2video", *follow, "--posealign=auto") == 0
     as_they_are, aligned = clips
-    assert np.array_equal(as_they_are.poses, points) and as_they_are.control_scale == 0.5
+    assert np.array_equal(as_they_are.poses, points[:3, :, :18]) and as_they_are.control_scale == 0.5
     assert as_they_are.still is not None and as_they_are.num_frames == 3
     assert np.allclose(aligned.poses, np.repeat(person(0.5)[None, None], 3, axis=0), atol=0.01)
 

@@ -17,10 +17,12 @@ from blender_addon.protocol import (
     BlobSlice,
     Cancel,
     ClipRequest,
+    Control,
     Done,
     FrameReady,
     ModelInfo,
     PhaseTime,
+    Pictures,
     PoseTrack,
     Problem,
     ProtocolError,
@@ -170,17 +172,20 @@ def test_what_is_too_large_is_refused_on_both_sides():
     assert decode(encode(longest)) == longest
 
 
+PEOPLE = 2 * protocol.POINTS  # points of a frame
+
+
 def track(**fields):
-    points = array("f", [1.5, 2.5, 1.0] * 18 * 2 * 3)
+    points = array("f", [1.5, 2.5, 1.0] * PEOPLE * 3)
     return PoseTrack(**{"width": 64, "height": 48, "fps": 24.0, "num_frames": 3, "num_people": 2,
                         "points": points.tobytes()} | fields)  # fmt: skip
 
 
 def test_a_pose_track_comes_back_as_it_went():
-    for still_pose in (None, array("f", [9.0, 8.0, 0.0] * 18 * 2).tobytes()):
+    for still_pose in (None, array("f", [9.0, 8.0, 0.0] * PEOPLE).tobytes()):
         poses = track(still_pose=still_pose)
         assert PoseTrack.from_bytes(poses.to_bytes()) == poses
-        assert poses.shape == (3, 2, 18, 3)
+        assert poses.shape == (3, 2, 130, 3)
 
 
 @pytest.mark.parametrize(
@@ -188,11 +193,11 @@ def test_a_pose_track_comes_back_as_it_went():
     [
         ({"num_frames": 4}, "points"),
         ({"num_people": 9}, "num_people"),
-        ({"points": array("f", [float("nan"), 1, 1] * 108).tobytes()}, "not finite"),
-        ({"points": array("f", [float("inf"), 1, 1] * 108).tobytes()}, "not finite"),
-        ({"points": array("f", [1, 1, 2] * 108).tobytes()}, "visibility"),
+        ({"points": array("f", [float("nan"), 1, 1] * 3 * PEOPLE).tobytes()}, "not finite"),
+        ({"points": array("f", [float("inf"), 1, 1] * 3 * PEOPLE).tobytes()}, "not finite"),
+        ({"points": array("f", [1, 1, 2] * 3 * PEOPLE).tobytes()}, "visibility"),
         ({"still_pose": b"1234"}, "still_pose"),
-        ({"version": 2}, "version"),
+        ({"version": 1}, "version"),
     ],
 )
 def test_a_pose_track_that_does_not_fit_is_refused(fields, named):
@@ -201,7 +206,7 @@ def test_a_pose_track_that_does_not_fit_is_refused(fields, named):
 
 
 def test_damaged_pose_tracks_are_refused():
-    raw = track(still_pose=array("f", [0.0] * 108).tobytes()).to_bytes()
+    raw = track(still_pose=array("f", [0.0] * 3 * PEOPLE).tobytes()).to_bytes()
     for damaged in (
         b"",
         raw[:3],
@@ -213,6 +218,47 @@ def test_damaged_pose_tracks_are_refused():
     ):
         with pytest.raises(ProtocolError):
             PoseTrack.from_bytes(damaged)
+
+
+def test_pictures_come_back_as_they_went():
+    pictures = Pictures.of(64, 48, [b"first", b"2", b"the third"])
+    again = Pictures.from_bytes(pictures.to_bytes())
+    assert again == pictures and list(again.files) == [b"first", b"2", b"the third"]
+
+
+def test_pictures_that_do_not_fit_are_refused():
+    raw = Pictures.of(64, 48, [b"first", b"second"]).to_bytes()
+    for damaged in (
+        b"",
+        raw[:-1],
+        raw + b"\0",
+        raw.replace(b"[5,6]", b"[5,7]"),
+        raw.replace(b"[5,6]", b"[11]")[:-1],
+    ):
+        with pytest.raises(ProtocolError):
+            Pictures.from_bytes(damaged)
+    for sizes in ((), (0, 6), (-1, 7), (6.0,)):
+        with pytest.raises(ProtocolError, match="sizes"):
+            Pictures(64, 48, sizes, b"inside")
+
+
+def test_a_request_names_every_input():
+    one, two, three, four = (letter * 64 for letter in "abcd")
+    depth = Control("depth", (two, one))
+    request = ClipRequest(mode="video", source=(three,), mask=(four,), controls=(depth,))
+    assert request.blobs == (one, two, three, four)
+    assert protocol.request_from_json(protocol.request_json(request)) == request
+    with pytest.raises(ProtocolError, match=r"source\[0\]"):
+        ClipRequest(mode="video", source=("../secret",))
+    with pytest.raises(ProtocolError, match=r"pictures\[1\]"):
+        Control("depth", (one, "x"))
+    with pytest.raises(ProtocolError, match="source strip"):
+        ClipRequest(mode="video")
+
+
+def test_what_comes_back_may_be_more_than_is_generated():
+    assert ClipRequest(mode="text", num_frames=12).frames_out == 12
+    assert ClipRequest(mode="text", num_frames=12, output_frames=96, output_fps=24.0).frames_out == 96
 
 
 def test_records_do_not_change():

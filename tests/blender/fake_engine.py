@@ -91,7 +91,7 @@ class FakeEngine:
 
     async def make(self, connection: ServerConnection, job: str, have: set[int]) -> None:
         request = self.requests[job]
-        frames = request.num_frames
+        frames = request.frames_out
         for k in [k for k in range(frames) if k not in have]:
             await connection.send(p.encode(p.Progress(job, "denoise", k, frames, float(frames - k))))
             if k >= 2 and self.behaviour == "wait":

@@ -19,7 +19,8 @@ from conftest import MODULE, ROOT, USER
 def test_the_zip_holds_the_extension_and_nothing_else():
     (built,) = (USER / "dist").glob("*.zip")
     names = set(zipfile.ZipFile(built).namelist())
-    ours = {path.name for path in (ROOT / "blender_addon").glob("*.py")}
+    source = ROOT / "blender_addon"
+    ours = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
     wheels = {"wheels/websockets-17.4-py3-none-any.whl"}
     assert {name for name in names if not name.endswith("/")} == ours | wheels | {
         "LICENSE",
@@ -142,7 +143,7 @@ def test_the_engine_panel_offers_what_can_be_done(empty_scene, monkeypatch):
             {"phase": "VAE", "step": 3, "num_steps": 10, "eta_s": 65.0},
             "VAE 3/10, 1:05 left",
         ),
-        (JobState.CAPTURING, {"step": 3, "num_steps": 48}, "reading poses 3/48"),
+        (JobState.CAPTURING, {"phase": "reading poses", "step": 3, "num_steps": 48}, "reading poses 3/48"),
         (JobState.QUEUED, {}, "queued"),
         (JobState.FAILED, {"problem": "Out of memory.", "resumable": True}, "Out of memory."),
     ],

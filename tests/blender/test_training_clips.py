@@ -9,7 +9,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import pose
+from bl_ext.user_default.musev.rig import pose
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,12 +7,16 @@ Multi-Person 2D Pose Estimation", 2017), which the pose ControlNet of Stable Dif
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import bpy
 import numpy as np
+
+from ..captures import CaptureError
+from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
 
 BODY_18 = (
     "nose", "neck",
@@ -35,7 +39,7 @@ FACE_ON_HEAD = {
 HEAD_PER_TORSO = 0.39  # head length over the distance hips-shoulders, on the same metarig
 
 
-class PoseError(ValueError):
+class PoseError(CaptureError):
     """No pose can be read: what was looked for, where, and what to do about it."""
 
 
@@ -259,10 +263,11 @@ def keypoints(
 
 
 @dataclass
-class Capture:
-    """`keypoints` in slices, for a timer that may not wait. Holds names and plain data, no Blender reference.
+class PoseCapture:
+    """`keypoints` in slices, for a timer that may not wait: a `captures.Capture`.
 
-    scene, camera: names. frames: which frames of the scene's timeline to read, in order.
+    scene, camera: names. times: which frames of the scene's timeline to read, in order, between two of them too;
+    with_still: the last of them is the one at which the rig stands as in the reference still.
     """
 
     scene: str
@@ -270,8 +275,19 @@ class Capture:
     camera: str
     width: int
     height: int
-    frames: tuple[int, ...]
+    times: tuple[float, ...]
+    with_still: bool = False
     read: list[np.ndarray] = field(default_factory=list)  # (people, 18, 3) each
+
+    phase = "reading poses"
+
+    @property
+    def done(self) -> int:
+        return len(self.read)
+
+    @property
+    def total(self) -> int:
+        return len(self.times)
 
     def advance(self, deadline: float) -> bool:
         """Reads frames until `deadline` (time.perf_counter's clock), one at least; True once all are read.
@@ -279,17 +295,20 @@ class Capture:
         The scene stands at its own frame again afterwards, and the time that takes is counted in.
         Raises PoseError where something that was there has gone.
         """
+        if bpy.app.is_job_running("RENDER"):  # it steps through the frames itself
+            return False
         scene = bpy.data.scenes.get(self.scene)
         if scene is None:
             raise PoseError(f"Scene '{self.scene}' is no longer in this file; generate again.")
         before = scene.frame_current_final
         slowest = 0.0
         try:
-            while len(self.read) < len(self.frames):
+            while self.done < self.total:
                 started = time.perf_counter()
                 if slowest and started + 2 * slowest > deadline:
                     break
-                scene.frame_set(self.frames[len(self.read)])
+                frame, part = divmod(self.times[self.done], 1)
+                scene.frame_set(int(frame), subframe=part)
                 depsgraph = scene.view_layers[0].depsgraph
                 self.read.append(
                     project_frame(scene, depsgraph, self.people, self.camera, self.width, self.height)
@@ -297,7 +316,22 @@ class Capture:
                 slowest = max(slowest, time.perf_counter() - started)
         finally:
             scene.frame_set(int(before // 1), subframe=before % 1)
-        return len(self.read) == len(self.frames)
+        return self.done == self.total
+
+    def finish(self, request: ClipRequest) -> tuple[ClipRequest, dict[str, bytes]]:
+        """The request with the poses named in it, and their bytes by sha256. Raises ProtocolError."""
+        points = np.zeros((len(self.read), len(self.people), POINTS, 3), "<f4")
+        points[:, :, : len(BODY_18)] = self.read
+        still_pose, points = (points[-1], points[:-1]) if self.with_still else (None, points)
+        track = PoseTrack(
+            self.width, self.height, request.fps, len(points), len(self.people), points.tobytes(),
+            None if still_pose is None else still_pose.tobytes(),
+        ).to_bytes()  # fmt: skip
+        sha256 = blob_sha256(track)
+        return dataclasses.replace(request, poses=sha256), {sha256: track}
+
+    def cancel(self) -> None:
+        """Nothing was changed."""
 
 
 def find_armature(scene, name: str) -> bpy.types.Object:
