@@ -186,7 +186,7 @@ CONTROLS: dict[str, ControlKind] = {
     ),
     "face_detector": ControlKind(
         "MediapipeFaceDetector",
-        (),
+        ("annotator-face_landmarker/face_landmarker.task",),
         {},
         "control_v11p_sd15_openpose",
         "the outlines of faces",

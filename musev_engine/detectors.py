@@ -331,7 +331,7 @@ DETECTORS: dict[str, Callable[[list[Path], str], Detect]] = {
     "MobileSamDetector": partial(_sam, "vit_t"),
     "OpenposeDetector": lambda files, device: partial(draw_people, openpose(files, device, checked)),
     "DWposeDetector": lambda files, device: partial(draw_people, DWPose(*files, device)),
-    "MediapipeFaceDetector": lambda files, device: face_mesh(),
+    "MediapipeFaceDetector": lambda files, device: face_mesh(files[0]),
 }
 
 

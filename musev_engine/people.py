@@ -13,10 +13,9 @@ import numpy as np
 from musev_engine.drawing import NUM_BODY_POINTS, NUM_HAND_POINTS, draw_poses
 from musev_engine.errors import EngineError
 
-FACE_FILE = "face_landmarker.task"
-FACE_URL = (
-    f"https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/{FACE_FILE}"
-)
+MOST_FACES = 4  # that are drawn; `controlnet_aux` stops at one
+LINE_WIDTH, PUPIL_WIDTH = 2, 4  # pixels
+PUPILS = (468, (250, 200, 10)), (473, (10, 200, 250))  # MediaPipe's points of the right one and the left one
 MIN_FACE_HEAT = 0.05  # below this OpenPose's face network says nothing
 
 
@@ -99,58 +98,54 @@ def openpose(files: list[Path], device: str, read: Callable) -> OpenPose:
 
 
 def draw_face_meshes(find: Callable, pictures: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The outlines of each face in MediaPipe's colours: oval, brows, eyes, lips. `find`: a picture -> lists of
-    (polylines (n, 2, 2) in 0…1, RGB colour)."""
+    """The outlines of each face in MediaPipe's colours: oval, brows, eyes, lips, and pupils as dots. `find`: a picture
+    -> lists of (polylines (n, 2, 2) in 0…1, RGB colour, how many pixels wide they are where a picture has 512)."""
     maps = np.zeros((len(pictures), height, width, 3), np.uint8)
-    thickness = max(1, round(2 * min(height, width) / 512))
     for drawing, picture in zip(maps, pictures, strict=True):
-        for lines, colour in find(picture):
+        for lines, colour, wide in find(picture):
             fixed = np.round((lines * (width, height) - 0.5) * 16).astype(np.int32)
+            thickness = max(1, round(wide * min(height, width) / 512))
             cv2.polylines(drawing, list(fixed), False, colour, thickness, cv2.LINE_AA, shift=4)
     return maps
 
 
-def face_mesh() -> Callable[..., np.ndarray]:
-    """MediaPipe's face landmarks (arXiv 1907.06724), on the CPU. Its file isn't on the hub, so that nobody but the
-    user can fetch it.
+def face_mesh(path: Path) -> Callable[..., np.ndarray]:
+    """MediaPipe's face landmarks (arXiv 1907.06724), on the CPU, from its `face_landmarker.task`.
 
-    Raises EngineError, code "missing_model", naming the file or package that isn't there."""
-    from musev_engine import registry
-
-    places = [folder / "annotators" / FACE_FILE for folder in registry.folders()]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise EngineError(
-            f"The file of face_detector isn't here: {FACE_FILE} (4 MB), from {FACE_URL}. Licence: Apache-2.0; "
-            "commercial use allowed",
-            places[0],
-            "Download it to that place.",
-            code="missing_model",
-        )
+    Raises EngineError, code "missing_model", where the package isn't there, and "bad_model" for another file."""
     try:
+        from mediapipe import Image, ImageFormat
         from mediapipe.tasks.python import BaseOptions, vision
-        from mediapipe.tasks.python.vision.core.image import Image, ImageFormat
     except ImportError as error:
         raise EngineError(
             "The control face_detector needs the package mediapipe", error,
-            "Run: pip install --no-deps mediapipe absl-py flatbuffers sounddevice", code="missing_model",
+            "Run: pip install --no-deps mediapipe; pip install absl-py flatbuffers matplotlib sounddevice",
+            code="missing_model",
         ) from error  # fmt: skip
     lines = vision.FaceLandmarksConnections
     groups = [
-        (np.array([(line.start, line.end) for line in group]), colour)
+        (np.array([(line.start, line.end) for line in group]), colour, LINE_WIDTH)
         for group, colour in (
             (lines.FACE_LANDMARKS_FACE_OVAL, (10, 200, 10)), (lines.FACE_LANDMARKS_LEFT_EYE, (10, 200, 180)),
             (lines.FACE_LANDMARKS_LEFT_EYEBROW, (10, 220, 180)), (lines.FACE_LANDMARKS_RIGHT_EYE, (180, 200, 10)),
             (lines.FACE_LANDMARKS_RIGHT_EYEBROW, (180, 220, 10)), (lines.FACE_LANDMARKS_LIPS, (10, 180, 10)),
         )
     ]  # fmt: skip
-    options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(path)), num_faces=4)
-    landmarker = vision.FaceLandmarker.create_from_options(options)
+    groups += [(np.array([(point, point)]), colour, PUPIL_WIDTH) for point, colour in PUPILS]
+    options = vision.FaceLandmarkerOptions(
+        base_options=BaseOptions(model_asset_path=str(path)), num_faces=MOST_FACES
+    )
+    try:
+        landmarker = vision.FaceLandmarker.create_from_options(options)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise EngineError(
+            f"{path} isn't this detector's file", error, "Download it again.", code="bad_model"
+        ) from error
 
-    def find(picture: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, int, int]]]:
+    def find(picture: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[int, int, int], int]]:
         found = landmarker.detect(Image(ImageFormat.SRGB, np.ascontiguousarray(picture)))
         for face in found.face_landmarks:
             points = np.array([(point.x, point.y) for point in face])
-            yield from ((points[pairs], colour) for pairs, colour in groups)
+            yield from ((points[pairs], colour, wide) for pairs, colour, wide in groups)
 
     return partial(draw_face_meshes, find)

@@ -1,12 +1,11 @@
-"""Finding people: DWPose's arithmetic around its two networks, with networks whose answers are known; OpenPose's
-points brought into ours; the face mesh drawn."""
+"""Finding people: DWPose's arithmetic around its two networks, with networks whose answers are known."""
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from musev_engine import dwpose, people
+from musev_engine import dwpose
 from musev_engine.control import preprocess
 from musev_engine.drawing import draw_poses
 from musev_engine.dwpose import DWPose, cut_person, letterbox, people_boxes, people_of, simcc_points
@@ -220,35 +219,3 @@ def test_a_file_that_is_no_network_is_named(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(EngineError, match=r"yolox_l.onnx can't be read"):
         DWPose(path, path)
-
-
-def test_face_outlines_lie_where_the_points_are():
-    corner = np.array([[[0.25, 0.25], [0.75, 0.25]], [[0.75, 0.25], [0.75, 0.75]]])
-    made = people.draw_face_meshes(
-        lambda picture: [(corner, (10, 200, 10))], np.zeros((1, 64, 64, 3)), 128, 128
-    )[0]
-    assert made.shape == (128, 128, 3)
-    assert made[32, 64, 1] > 90 and made[64, 96, 1] > 90 and not made[64:, :90].any()
-
-
-class Body:
-    """OpenPose's body network, as far as `OpenPose` calls it: one person, whose right wrist is hidden."""
-
-    def to(self, device):
-        return self
-
-    def __call__(self, bgr):
-        return None, None
-
-    def format_body_result(self, candidate, subset):
-        from controlnet_aux.open_pose.body import BodyResult, Keypoint
-
-        points = [Keypoint(float(10 + i), float(20 + 2 * i)) for i in range(18)]
-        points[4] = None
-        return [BodyResult(points, 1.0, 17)]
-
-
-def test_openposes_points_become_ours():
-    found = people.OpenPose(Body(), None, None, "cpu")(np.zeros((64, 64, 3), np.uint8))
-    assert np.allclose(found.bodies[0, 3], (13.5, 26.5, 1)) and found.bodies[0, 4, 2] == 0
-    assert not found.hands.any() and not found.faces.any()
