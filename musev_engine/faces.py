@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from musev_engine import registry
 from musev_engine.checkpoints import SUFFIXES, bad_model, open_weights, read_all
 from musev_engine.errors import EngineError
 
@@ -28,12 +29,12 @@ class FaceEmbedder(Protocol):
 class InsightFaces:
     """InsightFace's recogniser (https://github.com/deepinsight/insightface), 512 numbers, as FaceID was trained with.
 
-    root: the folder that holds `models/buffalo_l`; None: InsightFace's own, ~/.insightface. It is imported when
-    the first face is asked for.
+    root: the folder that holds `models/buffalo_l`; None: InsightFace's own, ~/.insightface, else the models folder's.
+    It is imported when the first face is asked for.
     """
 
     def __init__(self, root: Path | None = None, name: str = "buffalo_l", size: int = 640):
-        self._root, self._name, self._size = root or Path.home() / ".insightface", name, size
+        self._root, self._name, self._size = root, name, size
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         faces = self._recogniser.get(np.ascontiguousarray(picture[..., ::-1]))  # it reads blue first
@@ -53,17 +54,26 @@ class InsightFaces:
                 "Run: pip install insightface onnxruntime",
                 code="missing_package",
             ) from error
-        folder = self._root / "models" / self._name
-        if not any(folder.glob("*.onnx")):  # it would go and download them unasked
+        recogniser = FaceAnalysis(
+            self._name, str(self._place()), allowed_modules=["detection", "recognition"]
+        )
+        recogniser.prepare(ctx_id=0, det_size=(self._size, self._size))
+        return recogniser
+
+    def _place(self) -> Path:
+        """The folder that holds `models/NAME`; without the models, InsightFace would go and download them unasked."""
+        own = Path.home() / ".insightface"
+        root = self._root or own
+        if any((root / "models" / self._name).glob("*.onnx")):
+            return root
+        if self._root is not None or self._name not in registry.known():
             raise EngineError(
                 "InsightFace's models aren't there",
-                folder,
+                root / "models" / self._name,
                 f"Put the models of {self._name} there; their licence allows no commercial use.",
                 code="missing_model",
             )
-        recogniser = FaceAnalysis(self._name, str(self._root), allowed_modules=["detection", "recognition"])
-        recogniser.prepare(ctx_id=0, det_size=(self._size, self._size))
-        return recogniser
+        return registry.find(self._name).parents[1]
 
 
 def read_faces(path: Path, width: int = 512) -> np.ndarray:

@@ -27,7 +27,9 @@ KNOWN = Path(__file__).parent / "assets" / "models.toml"
 HUB = "https://huggingface.co"
 ROLES = (
     "motion", "t2i", "vae", "controlnet", "annotator", "image-encoder", "ip-adapter", "faceid", "lora", "embedding",
+    "tokenizer",
 )  # fmt: skip
+UNKNOWN = "unknown"  # a licence that nobody here could verify
 FOLDERS, RECEIPTS, INCOMING = "folders.json", ".downloaded", ".incoming"  # in the models folder
 
 
@@ -79,11 +81,11 @@ class KnownModel:
 
     @property
     def size(self) -> int | None:
-        """Bytes of all files whose size is known, None if a weight file's isn't."""
+        """Bytes of all files whose size is known; None if a weight file's isn't, or none is."""
         weights = [file for file in self.files if not file.name.endswith((".json", ".txt"))]
         if any(file.size is None for file in weights):
             return None
-        return sum(file.size or 0 for file in self.files)
+        return sum(file.size or 0 for file in self.files) or None
 
     @property
     def terms(self) -> str:
@@ -300,7 +302,7 @@ def _model(id: str, row: dict) -> KnownModel:
         folder=row["folder"],
         also=tuple(row["also"]),
         files=files,
-        licence=row.get("licence") or None,
+        licence=None if row["licence"] == UNKNOWN else row["licence"],
         licence_url=row["licence_url"],
         commercial=row.get("commercial"),
         url=row.get("url", ""),

@@ -324,3 +324,38 @@ def test_insightface_is_asked_only_when_a_face_is_wanted(tmp_path, monkeypatch):
     FaceAnalysis.found = []
     with pytest.raises(EngineError, match=r"No face was found in the picture \(got 6x8 pixels\)"):
         faces(picture)
+
+
+def test_insightfaces_models_are_found_in_the_models_folder_or_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSEV_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    roots = []
+
+    class FaceAnalysis:
+        def __init__(self, name, root, allowed_modules):
+            roots.append(root)
+
+        def prepare(self, ctx_id, det_size):
+            pass
+
+        def get(self, picture):
+            return [SimpleNamespace(normed_embedding=np.ones(512))]
+
+    monkeypatch.setitem(sys.modules, "insightface", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "insightface.app", SimpleNamespace(FaceAnalysis=FaceAnalysis))
+    picture = np.ones((8, 6, 3), np.uint8)
+    with pytest.raises(
+        EngineError, match=r"det_10g.onnx \(17 MB\).*no commercial use.*download buffalo_l"
+    ) as told:
+        InsightFaces()(picture)
+    assert told.value.code == "missing_model" and not roots
+    folder = tmp_path / "models" / "insightface" / "models" / "buffalo_l"
+    folder.mkdir(parents=True)
+    for name in ("det_10g.onnx", "w600k_r50.onnx"):
+        (folder / name).write_bytes(b"weights")
+    InsightFaces()(picture)
+    own = tmp_path / "home" / ".insightface" / "models" / "buffalo_l"
+    own.mkdir(parents=True)
+    (own / "w600k_r50.onnx").write_bytes(b"weights")
+    InsightFaces()(picture)
+    assert roots == [str(folder.parents[1]), str(own.parents[1])]

@@ -44,6 +44,30 @@ def test_every_row_can_be_used():
     assert {model.role for model in models.values()} == set(registry.ROLES)
 
 
+def test_every_model_names_its_licence_or_says_that_it_is_unknown():
+    unknown = set()
+    for model in registry.known().values():
+        if model.licence is None:
+            unknown.add(model.repository)
+            assert model.commercial is None and "licence not known" in model.terms, model.id
+        else:
+            assert model.licence.strip() and model.licence.lower() not in ("other", "unknown"), model.id
+    # each of these was looked for in vain; a model of any other repository must have one
+    assert unknown == {
+        "TMElyralab/MuseV",
+        "lllyasviel/Annotators",
+        "ByteDance/Hyper-SD",
+        "gsdf/Counterfeit-V3.0",
+    }
+
+
+def test_a_row_without_a_licence_is_refused():
+    row = {"role": "vae", "about": "a", "repository": "some/body", "folder": "vae/a", "files": {"a.bin": {}}}
+    with pytest.raises(KeyError, match="licence"):
+        registry._model("a", row)
+    assert registry._model("a", row | {"licence": "unknown"}).licence is None
+
+
 def test_every_repository_pattern_means_some_model():
     repositories = {model.repository for model in registry.known().values()}
     for pattern in registry._read()["repositories"]:
