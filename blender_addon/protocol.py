@@ -22,6 +22,7 @@ import types
 import typing
 from array import array
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 
 PROTOCOL_VERSION = 3  # raised when the words change; releases have their own numbers
@@ -199,6 +200,11 @@ class ClipRequest(Record):
     def frames_out(self) -> int:
         """How many frames come back."""
         return self.output_frames or self.num_frames
+
+    @property
+    def rates(self) -> tuple[Fraction, Fraction]:
+        """Frames a second that are generated, and that come back, exactly."""
+        return exact_rate(self.fps), exact_rate(self.output_fps or self.fps)
 
 
 @dataclass(frozen=True)
@@ -558,6 +564,15 @@ def request_json(request: ClipRequest) -> str:
 
 def request_from_json(text: str) -> ClipRequest:
     return _build(ClipRequest, _parse(text))
+
+
+def exact_rate(fps: float) -> Fraction:
+    """The rate that a number of frames a second stands for: 23.976 is 24000/1001, as 29.97 and its like; any other the
+    nearest fraction with a denominator up to 1001."""
+    ntsc = round(fps * 1.001)
+    if ntsc and abs(fps - ntsc / 1.001) < 0.0005:
+        return Fraction(ntsc * 1000, 1001)
+    return Fraction(fps).limit_denominator(1001)
 
 
 def blob_sha256(data: bytes) -> str:

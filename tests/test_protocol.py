@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from array import array
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -284,3 +285,14 @@ def test_the_protocol_needs_the_standard_library_alone():
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == protocol.SUBPROTOCOL
+
+
+def test_a_rate_is_the_fraction_that_people_mean_by_it():
+    for fps, meant in (
+        (23.976, Fraction(24000, 1001)), (24 / 1.001, Fraction(24000, 1001)), (29.97, Fraction(30000, 1001)),
+        (59.94, Fraction(60000, 1001)), (2.997, Fraction(3000, 1001)), (24, 24), (12.5, Fraction(25, 2)),
+        (19.2, Fraction(96, 5)), (0.1, Fraction(1, 10)), (240, 240),
+    ):  # fmt: skip
+        assert protocol.exact_rate(fps) == meant
+    assert ClipRequest(mode="text", fps=3).rates == (3, 3)
+    assert ClipRequest(mode="text", fps=3, output_fps=23.976).rates == (3, Fraction(24000, 1001))
