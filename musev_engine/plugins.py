@@ -20,15 +20,14 @@ A package says what it adds in its pyproject.toml, one line for each thing, and 
 
 Names are those of Python: letters, digits and underscores. `examples/plugin` is a package that does this.
 
-Nothing is imported before it is asked for by name. A plug-in that can be seen not to work (its module isn't there, or
-holds no such object, or its name is taken) is left out of `found` and told by `listing`, with the reason; `tried`
-imports other packages' ones too, in another process.
+Nothing is imported before it is asked for by name; what then doesn't work is one error that names the plug-in, its
+package and the reason. `tried` imports other packages' ones beforehand, in another process, so that lists and menus
+leave out what doesn't work and say why.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import json
 import re
 import subprocess
@@ -36,8 +35,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module, metadata
-from importlib.machinery import PathFinder
+from importlib import metadata
 
 from musev_engine.errors import EngineError
 
@@ -65,12 +63,9 @@ class Plugin:
     def load(self) -> object:
         """Import the object. Raises EngineError, code "broken_plugin", if that fails or it isn't what its group
         asks for."""
-        module, _, path = self.target.partition(":")
         try:
-            made = import_module(module)
-            for attribute in path.split("."):
-                made = getattr(made, attribute)
-        except Exception as error:  # others' code may raise anything: this is where it becomes a message
+            made = metadata.EntryPoint(self.name, self.target, self.group).load()
+        except (Exception, SystemExit) as error:  # others' code may raise anything; here it becomes a message
             raise self._broken(f"{type(error).__name__}: {error}") from error
         if fault := _unfit(self.group, made):
             raise self._broken(fault)
@@ -94,7 +89,8 @@ class Plugin:
 
 
 class Found(Mapping[str, object]):
-    """Name -> object, imported when it is taken out. Names come in order, the engine's own first."""
+    """Name -> object, imported when it is taken out. Names come in order, the engine's own first; those that can't be
+    used aren't among them."""
 
     def __init__(self, group: str):
         self._group = group
@@ -134,31 +130,31 @@ def found(group: str) -> Found:
 
 @cache
 def listing() -> tuple[Plugin, ...]:
-    """Every entry point of every group, those that are left out too, without importing any.
-
-    A name belongs to this engine first, then to the package that comes first in the alphabet.
+    """Every entry point of every group, without importing any. Those whose name can't be used have a problem: a name
+    belongs to this engine first, then to the package that comes first in the alphabet.
     """
-    points = {  # a checkout may hold older metadata of a package beside what is installed: all of it counts, once
-        (point.group, point.name, point.value, distribution.name or "?"): distribution.version
-        for distribution in metadata.distributions()
-        for point in distribution.entry_points
-        if point.group in GROUPS
-    }
+    points: dict[tuple[str, str, str], tuple[list[int], str, str]] = {}
+    for distribution in metadata.distributions():
+        for point in distribution.entry_points:
+            if (
+                point.group in GROUPS
+            ):  # older metadata may lie beside what is installed: the newest version counts
+                key = (point.group, point.name, distribution.name or "?")
+                told = (_numbers(distribution.version), distribution.version, point.value)
+                points[key] = max(points.get(key, told), told)
     plugins, taken = [], {}
-    for group, name, target, package in sorted(points, key=lambda key: (key[3] != OURS, key[3])):
-        problem = _trouble(name, target)
-        if (group, name) in taken:
-            problem = f"the name {name!r} is taken by {taken[group, name]}"
-        elif not problem:
-            taken[group, name] = package
-        version = points[group, name, target, package]
+    for group, name, package in sorted(points, key=lambda key: (key[2] != OURS, key[2])):
+        _, version, target = points[group, name, package]
+        holder = taken.setdefault((group, name), package)
+        problem = f"the name {name!r} is taken by {holder}" if holder != package else ""
+        if not name.isidentifier():
+            problem = f"the name {name!r} has other signs than letters, digits and underscores"
         plugins.append(Plugin(group, name, target, package, version, problem))
-    works = {(plugin.group, plugin.name, plugin.package) for plugin in plugins if not plugin.problem}
-    return tuple(  # what older metadata of a package says of a name that works is of no interest
-        plugin
-        for plugin in plugins
-        if not plugin.problem or (plugin.group, plugin.name, plugin.package) not in works
-    )
+    return tuple(plugins)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def tried() -> tuple[Plugin, ...]:
@@ -185,32 +181,6 @@ def _try(package: str) -> dict[tuple[str, str], str]:
     except (subprocess.CalledProcessError, ValueError, IndexError):
         why = "importing it ended Python"
     return {(plugin.group, plugin.name): why for plugin in ours}
-
-
-def _trouble(name: str, target: str) -> str:
-    """What can be seen to be wrong without running any of the package's code, or ""."""
-    if not name.isidentifier():
-        return f"the name {name!r} has other signs than letters, digits and underscores"
-    if not re.fullmatch(r"[\w.]+:[\w.]+", target):
-        return f"{target!r} is not of the form module:object"
-    module, _, path = target.partition(":")
-    parts = module.split(".")
-    try:
-        spec = importlib.util.find_spec(parts[0])
-        for number in range(2, len(parts) + 1):
-            if spec is None:
-                break
-            spec = PathFinder.find_spec(".".join(parts[:number]), spec.submodule_search_locations or [])
-        if spec is None or spec.loader is None:
-            return f"there is no module {module}"
-        code = spec.loader.get_code(module) if hasattr(spec.loader, "get_code") else None
-    except (ImportError, SyntaxError, ValueError, OSError) as error:
-        return f"{module} can't be read: {type(error).__name__}: {error}"
-    names = code.co_names if code else ()
-    may_come_otherwise = code is None or "__getattr__" in names or ("*",) in code.co_consts
-    if path.partition(".")[0] not in names and not may_come_otherwise:
-        return f"{module} has no {path}"
-    return ""
 
 
 def _unfit(group: str, made: object) -> str:
