@@ -18,6 +18,8 @@ from .engine_process import EngineStartError
 from .jobs import Job
 from .props import MusevPreferences, MusevSettings, preferences
 from .protocol import ClipRequest, ProtocolError, blob_sha256
+from .rig import camera as rig_camera
+from .rig import people as rig_people
 from .rig import pose
 
 TO_COME = "0" * 64  # stands for the poses' sha256 until they are read, so that the rest is checked at once
@@ -83,14 +85,15 @@ def pose_capture(scene: bpy.types.Scene, settings: MusevSettings, frames: range)
     camera = settings.camera or world.camera
     if camera is None:
         raise SettingsError(f"Scene '{world.name}' has no camera; choose one, or add one to the scene.")
-    people = (pose.resolve(rig),)
+    people = (rig_people.resolve(rig),)
     read = (*frames, settings.still_frame) if settings.use_still_frame else tuple(frames)
     capture = pose.PoseCapture(
         world.name, people, camera.name, settings.width, settings.height, read, settings.use_still_frame
     )
     # Asked for once now, so that a camera of another scene is refused at once.
     world.view_layers[0].update()
-    pose.projection(world, world.view_layers[0].depsgraph, camera.name, settings.width, settings.height)
+    depsgraph = world.view_layers[0].depsgraph
+    rig_camera.picture_matrix(world, depsgraph, camera.name, settings.width, settings.height)
     return capture
 
 
@@ -133,7 +136,7 @@ def clip_job(context: bpy.types.Context) -> Job:
         about |= {
             "armature": settings.armature.name,
             "camera": capture.camera,
-            "name_map": capture.people[0].title,
+            "name_map": capture.people[0].map,
         }
     clip = takes.clip_name(settings.armature.name if mode == "pose" else settings.prompt or mode)
     take = takes.new_take(takes_root(preferences(context)), clip)

@@ -181,14 +181,14 @@ def save_poses(package: str, scene, path: Path) -> None:
     import numpy as np
 
     pose = importlib.import_module(f"{package}.rig.pose")
-    people = (pose.resolve(scene.musev.armature),)
+    people = (importlib.import_module(f"{package}.rig.people").resolve(scene.musev.armature),)
     frames = tuple(range(scene.frame_start, scene.frame_end + 1))
     capture = pose.PoseCapture(
         scene.name, people, scene.camera.name, scene.musev.width, scene.musev.height, frames
     )
     while not capture.advance(time.perf_counter() + 1.0):
         pass
-    np.save(path, np.stack(capture.read))
+    np.save(path, np.stack(capture.read)[:, :, :18])
 
 
 def render(scene, path: Path, sequencer: bool) -> None:

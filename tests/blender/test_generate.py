@@ -10,7 +10,8 @@ import pytest
 from bl_ext.user_default.musev import session, strips, takes
 from bl_ext.user_default.musev.engine_link import EngineState
 from bl_ext.user_default.musev.jobs import JobState
-from bl_ext.user_default.musev.rig import pose
+from bl_ext.user_default.musev.rig import maps, pose
+from bl_ext.user_default.musev.rig import people as rig_people
 from conftest import pump
 from fake_engine import colour
 from rigs import camera, figure
@@ -19,7 +20,7 @@ from rigs import camera, figure
 @pytest.fixture
 def shot(empty_scene):
     """A scene with a rig, a camera and a still, and settings for a small pose clip of frames 5 to 16."""
-    figure(pose.RIGIFY_METARIG, "Dancer")
+    figure(maps.RIGIFY_METARIG, "Dancer")
     camera()
     empty_scene.frame_start, empty_scene.frame_end = 5, 16
     empty_scene.frame_set(9)
@@ -96,11 +97,11 @@ def test_the_poses_sent_are_the_rigs(engine, shot):
     job = generate(current)
     pump(lambda: job.have)
     track = PoseTrack.from_bytes(job.blobs[job.request.poses])
-    depsgraph = bpy.context.evaluated_depsgraph_get()
-    truth = pose.keypoints(bpy.context.scene, depsgraph, ["Dancer"], "Camera", 64, 64, [*range(5, 17), 7])
+    dancer = rig_people.resolve(shot.armature)
+    truth = pose.keypoints(bpy.context.scene, [dancer], "Camera", 64, 64, [*range(5, 17), 7])
     assert track.shape == (12, 1, 130, 3)
-    assert np.frombuffer(track.points, "<f4").reshape(track.shape)[:, :, :18] == pytest.approx(truth[:-1])
-    assert np.frombuffer(track.still_pose, "<f4").reshape(1, 130, 3)[:, :18] == pytest.approx(truth[-1])
+    assert np.frombuffer(track.points, "<f4").reshape(track.shape) == pytest.approx(truth[:-1])
+    assert np.frombuffer(track.still_pose, "<f4").reshape(1, 130, 3) == pytest.approx(truth[-1])
 
 
 def test_text_and_still_clips_need_no_rig(engine, shot):

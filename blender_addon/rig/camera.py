@@ -1,0 +1,110 @@
+"""What a clip sees: one matrix from the world to the clip's pixels.
+
+The clip's picture is cut from the render's as `stills.cover` cuts a still: scaled until it covers the clip's width and
+height, the middle kept, so a still rendered from the same camera and the keypoints lie over each other. The render's
+picture is what Blender would save: resolution times percentage in whole pixels, and only the border where it is
+cropped to it. Its pixels are taken as they are: with a pixel aspect other than 1 both still and keypoints are squeezed
+alike, as every file of that render is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+
+from ..captures import CaptureError
+
+
+class PoseError(CaptureError):
+    """No pose can be read: what was looked for, where, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which part of the full render the clip shows. full: (width, height) of the uncropped render in pixels;
+    left, top: of the clip's upper-left corner in it; scale: render pixels a clip's pixel."""
+
+    full: tuple[int, int]
+    left: float
+    top: float
+    scale: float
+
+
+def cut(render: bpy.types.RenderSettings, width: int, height: int) -> Cut:
+    """The part of the render that a width x height clip shows. Raises PoseError for an empty border."""
+    full = tuple(
+        max(1, int(size * render.resolution_percentage / 100))
+        for size in (render.resolution_x, render.resolution_y)
+    )
+    left, right, top, bottom = 0, full[0], 0, full[1]
+    if render.use_border and render.use_crop_to_border:
+        # Whole pixels, rounded down, as Blender's re_init_resolution counts them, from the lower edge.
+        left, right = int(render.border_min_x * full[0]), int(render.border_max_x * full[0])
+        top, bottom = (
+            full[1] - int(render.border_max_y * full[1]),
+            full[1] - int(render.border_min_y * full[1]),
+        )
+        if right <= left or bottom <= top:
+            raise PoseError(
+                f"The render border is {right - left} x {bottom - top} pixels; draw a larger one, or turn it off."
+            )
+    scale = min((right - left) / width, (bottom - top) / height)
+    return Cut(full, (left + right - width * scale) / 2, (top + bottom - height * scale) / 2, scale)
+
+
+def find_camera(scene: bpy.types.Scene, name: str | None) -> bpy.types.Object:
+    """The camera object `name` of the scene; None: the scene's own, which its markers switch.
+
+    Raises PoseError if it is not there, or makes pictures in which straight lines are bent.
+    """
+    camera = scene.objects.get(name) if name else scene.camera
+    if camera is None or camera.type != "CAMERA":
+        raise PoseError(
+            f"Scene '{scene.name}' has no camera '{name}'; choose a camera that is in this scene."
+            if name
+            else f"Scene '{scene.name}' has no camera; add one, or choose one."
+        )
+    if camera.data.type not in ("PERSP", "ORTHO"):
+        raise PoseError(
+            f"Camera '{camera.name}' is of the type {camera.data.type}; its pictures bend straight limbs, which pose "
+            "ControlNets have not been trained on. Make it perspective or orthographic, or choose another."
+        )
+    return camera
+
+
+def picture_matrix(
+    scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph, camera: str | None, width: int, height: int
+) -> np.ndarray:
+    """(4, 4) float64: `matrix @ (x, y, z, 1)` of a world point is (u w, v w, depth, w), where u, v are its pixels in
+    the width x height clip (right and down from the upper-left corner) and depth is its distance in front of the
+    camera, along the axis of view, negative behind it. Raises PoseError.
+    """
+    camera = find_camera(scene, camera).evaluated_get(depsgraph)
+    part = cut(scene.render, width, height)
+    lens = camera.calc_matrix_camera(
+        depsgraph, x=part.full[0], y=part.full[1],
+        scale_x=scene.render.pixel_aspect_x, scale_y=scene.render.pixel_aspect_y,
+    )  # fmt: skip
+    # As when rendering, an object's scale does not reach its camera.
+    view = camera.matrix_world.normalized().inverted()
+    clip = np.array(lens @ view)
+    w, (columns, rows) = clip[3], part.full
+    return np.stack([
+        ((clip[0] + w) / 2 * columns - part.left * w) / part.scale,
+        ((w - clip[1]) / 2 * rows - part.top * w) / part.scale,
+        -np.array(view[2]),
+        w,
+    ])  # fmt: skip
+
+
+def project(points: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """World points (..., 4), the last 0 where there is none, through a `picture_matrix` -> (..., 3) float32: x px,
+    y px, and visibility, 1 or, where there is no point or it lies behind the camera, 0 (with x = y = 0)."""
+    seen_at = points @ np.swapaxes(picture, -1, -2)
+    seen = (points[..., 3] > 0) & (seen_at[..., 2] > 1e-6)
+    keypoints = np.zeros((*points.shape[:-1], 3), np.float32)
+    keypoints[..., :2] = seen_at[..., :2] / np.where(seen, seen_at[..., 3], 1.0)[..., None]
+    keypoints[..., 2] = 1.0
+    return np.where(seen[..., None], keypoints, 0.0).astype(np.float32)
