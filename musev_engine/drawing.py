@@ -5,6 +5,7 @@ Point order, limb order and colours are those of OpenPose (Cao et al., arXiv 181
 """
 
 import colorsys
+import math
 
 import cv2
 import numpy as np
@@ -54,38 +55,41 @@ def draw_poses(
 
     `keypoints`: float (t, people, 18, 3) of x, y, visibility; `hands`: (t, people, 2, 21, 3), `faces`: (t, people,
     68 or 70, 3), of the same people. x and y are in pixels of a `width` × `height` picture, from its top-left corner
-    (the first pixel's centre is 0.5, 0.5), and may lie outside it; visibility is 0…1, and points under 0.3 are left
-    out together with their limbs. Bodies lie under hands, and hands under faces.
+    (the first pixel's centre is 0.5, 0.5), and may lie outside it; visibility is 0…1: points under 0.3 are left out
+    together with their limbs, and up to 1 a point's colour is multiplied by it, a limb's by the lower of its ends'.
+    Bodies lie under hands, and hands under faces.
 
     Returns uint8 (t, height, width, 3), sRGB. Raises ValueError for another shape, a size under 1, or a visible
     point that isn't finite.
     """
     if width < 1 or height < 1:
         raise ValueError(f"a picture of {width}×{height} can't be drawn; give at least 1×1")
-    points, seen = _points_and_seen("keypoints", keypoints, (None, None, NUM_BODY_POINTS, 3))
+    points, light = _points_and_light("keypoints", keypoints, (None, None, NUM_BODY_POINTS, 3))
     num_frames, people = points.shape[:2]
     drawings = np.zeros((num_frames, height, width, 3), dtype=np.uint8)
     scale = min(width, height) / 512
     radius = max(MIN_STICK_RADIUS, STICK_RADIUS_AT_512 * scale)
     for frame, person in np.ndindex(num_frames, people):
-        _draw_body(drawings[frame], points[frame, person], seen[frame, person], radius)
+        _draw_body(drawings[frame], points[frame, person], light[frame, person], radius)
     if hands is not None:
-        points, seen = _points_and_seen("hands", hands, (num_frames, people, 2, NUM_HAND_POINTS, 3))
+        points, light = _points_and_light("hands", hands, (num_frames, people, 2, NUM_HAND_POINTS, 3))
         line = max(MIN_HAND_LINE, HAND_LINE_AT_512 * scale)
         point = max(2 * MIN_HAND_LINE, STICK_RADIUS_AT_512 * scale)
         for frame, person, hand in np.ndindex(num_frames, people, 2):
-            _draw_hand(drawings[frame], points[frame, person, hand], seen[frame, person, hand], line, point)
+            _draw_hand(drawings[frame], points[frame, person, hand], light[frame, person, hand], line, point)
     if faces is not None:
-        points, seen = _points_and_seen("faces", faces, (num_frames, people, NUM_FACE_POINTS, 3))
+        points, light = _points_and_light("faces", faces, (num_frames, people, NUM_FACE_POINTS, 3))
         radius = max(MIN_FACE_RADIUS, FACE_RADIUS_AT_512 * scale)
-        for index in np.argwhere(seen):
+        for index in np.argwhere(light):
             point = points[tuple(index)]
-            _fill(drawings[index[0]], _ellipse_along(point, point, radius), FACE_COLOUR)
+            dimmed = _dimmed(FACE_COLOUR, light[tuple(index)])
+            _fill(drawings[index[0]], _ellipse_along(point, point, radius), dimmed)
     return drawings
 
 
-def _points_and_seen(what: str, keypoints: np.ndarray, shape: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """x and y as cv2 counts them, and which points are to be drawn; the border check of `draw_poses`."""
+def _points_and_light(what: str, keypoints: np.ndarray, shape: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """x and y as cv2 counts them, and how bright each point is drawn, 0 (not at all) to 1; the border check of
+    `draw_poses`."""
     keypoints = np.asarray(keypoints, dtype=np.float32)
     fits = keypoints.ndim == len(shape) and all(
         wanted is None or size in np.atleast_1d(wanted)
@@ -109,26 +113,33 @@ def _points_and_seen(what: str, keypoints: np.ndarray, shape: tuple) -> tuple[np
             "give finite pixels, or visibility 0 where it isn't seen"
         )
     seen &= np.abs(keypoints[..., :2]).max(axis=-1, initial=0.0) <= MAX_DISTANCE
-    return keypoints[..., :2] - 0.5, seen  # cv2 counts from the pixels' centres
+    # cv2 counts from the pixels' centres
+    return keypoints[..., :2] - 0.5, np.where(seen, np.minimum(keypoints[..., 2], 1.0), 0.0)
 
 
-def _draw_body(drawing: np.ndarray, points: np.ndarray, seen: np.ndarray, radius: float) -> None:
+def _draw_body(drawing: np.ndarray, points: np.ndarray, light: np.ndarray, radius: float) -> None:
     """Add one person, points (18, 2), to `drawing` in place: limbs first, points on top."""
     for (start, end), colour in zip(BODY_LIMBS, BODY_COLOURS, strict=False):  # 17 limbs, 18 colours
-        if seen[start] and seen[end]:
-            shade = tuple(int(channel * LIMB_SHADE) for channel in colour)
-            _fill(drawing, _ellipse_along(points[start], points[end], radius), shade)
-    for point, point_seen, colour in zip(points, seen, BODY_COLOURS, strict=True):
-        if point_seen:
-            _fill(drawing, _ellipse_along(point, point, radius), colour)
+        if bright := min(light[start], light[end]):
+            _fill(
+                drawing,
+                _ellipse_along(points[start], points[end], radius),
+                _dimmed(colour, LIMB_SHADE, bright),
+            )
+    for point, bright, colour in zip(points, light, BODY_COLOURS, strict=True):
+        if bright:
+            _fill(drawing, _ellipse_along(point, point, radius), _dimmed(colour, bright))
 
 
-def _draw_hand(drawing: np.ndarray, points: np.ndarray, seen: np.ndarray, line: float, radius: float) -> None:
+def _draw_hand(
+    drawing: np.ndarray, points: np.ndarray, light: np.ndarray, line: float, radius: float
+) -> None:
     """Add one hand, points (21, 2): lines of half-width `line`, and points on top."""
     for (start, end), colour in zip(HAND_LIMBS, HAND_COLOURS, strict=True):
         along = points[end] - points[start]
         length = float(np.hypot(*along))
-        if seen[start] and seen[end] and length > 0:
+        bright = min(light[start], light[end])
+        if bright and length > 0:
             across = np.array([-along[1], along[0]]) / length * line
             corners = [
                 points[start] + across,
@@ -136,9 +147,14 @@ def _draw_hand(drawing: np.ndarray, points: np.ndarray, seen: np.ndarray, line: 
                 points[end] - across,
                 points[start] - across,
             ]
-            _fill(drawing, np.stack(corners), colour)
-    for point in points[seen]:
-        _fill(drawing, _ellipse_along(point, point, radius), HAND_POINT_COLOUR)
+            _fill(drawing, np.stack(corners), _dimmed(colour, bright))
+    for point, bright in zip(points, light, strict=True):
+        if bright:
+            _fill(drawing, _ellipse_along(point, point, radius), _dimmed(HAND_POINT_COLOUR, bright))
+
+
+def _dimmed(colour: tuple[int, int, int], *factors: float) -> tuple[int, ...]:
+    return tuple(int(channel * math.prod(map(float, factors))) for channel in colour)
 
 
 def _ellipse_along(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:

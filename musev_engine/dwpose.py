@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from musev_engine.drawing import MIN_VISIBILITY
 from musev_engine.errors import EngineError
 from musev_engine.people import People
 
@@ -47,6 +48,7 @@ class DWPose:
         points = simcc_points(simcc_x, simcc_y)
         for person, (zoom, offset) in zip(points, placements, strict=True):
             person[:, :2] = (person[:, :2] - offset) / zoom + 0.5  # from pixel numbers to the corner
+        points[..., 2] = points[..., 2] >= MIN_VISIBILITY  # drawn in full or not at all, however sure they are
         return people_of(points)
 
 

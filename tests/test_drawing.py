@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from blender_addon.rig import drawing as in_blender
+from musev_engine import drawing
 from musev_engine.drawing import BODY_COLOURS, BODY_LIMBS, HAND_COLOURS, HAND_LIMBS, draw_poses
 
 
@@ -158,3 +160,92 @@ def test_a_face_is_white_dots_on_top_of_everything(count):
 def test_hands_and_faces_that_cannot_be_drawn_are_named(parts, told):
     with pytest.raises(ValueError, match=told):
         draw_poses(person()[None, None], 64, 64, **parts)
+
+
+def in_engine(people: np.ndarray, width: int, height: int) -> np.ndarray:
+    """One picture of people with 130 points each, as the engine draws it."""
+    hands = people[None, :, 18:60].reshape(1, -1, 2, 21, 3)
+    return draw_poses(people[None, :, :18], width, height, hands, people[None, :, 60:])[0]
+
+
+def whole_person(random: np.random.Generator, size: float) -> np.ndarray:
+    """A figure somewhere in the picture in a pose of its own, hands and face and all, (130, 3)."""
+    points = np.ones((130, 3), np.float32)
+    points[:18] = person(size / 128)
+    points[:18, :2] += random.normal(0, size / 40, (18, 2))
+    for first, wrist in ((18, 7), (39, 4)):
+        points[first : first + 21] = hand(*points[wrist, :2], size / 512)
+    turn = np.linspace(0, 2 * np.pi, 70)
+    points[60:, :2] = points[0, :2] + size / 18 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    points[:, :2] += random.uniform(-size / 6, size / 6, 2)
+    return points
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 128), (512, 512), (768, 448), (320, 1024)])
+def test_blenders_own_drawing_is_the_engines(width, height):
+    random = np.random.default_rng(width)
+    palette = {(0, 0, 0), (255, 255, 255), *BODY_COLOURS, *HAND_COLOURS}
+    palette |= {tuple(int(channel * 0.6) for channel in colour) for colour in BODY_COLOURS}
+    palette = np.array(sorted(palette))
+    for _ in range(4):
+        people = np.stack([whole_person(random, min(width, height)) for _ in range(2)])
+        people[0, random.integers(0, 130, 9), 2] = 0  # some are not seen
+        people[1, random.integers(0, 130, 9), 2] = 0.4  # and some dimmed
+        wanted, drawn = in_engine(people, width, height), in_blender.draw(people, width, height)
+        apart = np.abs(wanted.astype(int) - drawn).max(axis=-1)
+        assert (apart <= 32).mean() >= (0.99 if min(width, height) >= 256 else 0.98)
+        assert apart.mean() < 2.5
+        people[1, :, 2] = 1
+        wanted, drawn = in_engine(people, width, height), in_blender.draw(people, width, height)
+        named = [np.abs(p[..., None, :].astype(int) - palette).sum(-1).argmin(-1) for p in (wanted, drawn)]
+        shared = sum(((named[0] == c) & (named[1] == c)).sum() for c in range(1, len(palette)))
+        assert shared / ((named[0] > 0) | (named[1] > 0)).sum() >= (
+            0.92 if min(width, height) >= 448 else 0.84
+        )
+
+
+def test_both_drawings_have_one_vocabulary():
+    assert in_blender.BODY_LIMBS.tolist() == [list(limb) for limb in BODY_LIMBS]
+    assert in_blender.HAND_LIMBS.tolist() == [list(limb) for limb in HAND_LIMBS]
+    assert in_blender.BODY_COLOURS.tolist() == [list(colour) for colour in BODY_COLOURS]
+    assert in_blender.HAND_COLOURS.tolist() == [list(colour) for colour in HAND_COLOURS]
+    for name in ("MIN_VISIBILITY", "LIMB_SHADE", "MAX_DISTANCE"):
+        assert getattr(in_blender, name) == getattr(drawing, name)
+
+
+def test_blenders_own_drawing_leaves_out_what_the_engine_does():
+    people = np.ones((1, 130, 3), np.float32)
+    assert in_blender.draw(people * (300, 300, 0), 64, 64).shape == (64, 64, 3)
+    assert not in_blender.draw(people * (30, 30, 0.29), 64, 64).any()
+    assert not in_blender.draw(people * (5000, 30, 1), 64, 64).any()
+    assert not in_blender.draw(people[:0], 64, 64).any()
+    people[0, :, 0] = 1e9
+    assert not in_blender.draw(people, 64, 64).any()
+    with pytest.raises(ValueError, match=r"\(18, 3\); give \(people, 130, 3\)"):
+        in_blender.draw(np.zeros((18, 3)), 64, 64)
+
+
+@pytest.mark.parametrize("draw", [in_engine, in_blender.draw])
+def test_a_point_is_as_dark_as_its_visibility_and_a_limb_as_its_darker_end(draw):
+    people = np.zeros((1, 130, 3), np.float32)
+    people[0, [8, 9]] = (100.5, 100.5, 0.5), (100.5, 300.5, 0.8)  # right hip and knee
+    people[0, [18, 19]] = (300.5, 100.5, 0.4), (300.5, 300.5, 1.0)  # left wrist, first of the thumb
+    people[0, 60] = (400.5, 100.5, 0.6)
+    picture = draw(people, 512, 512).astype(int)
+    for (x, y), wanted in {
+        (100, 100): np.array(BODY_COLOURS[8]) * 0.5,
+        (100, 300): np.array(BODY_COLOURS[9]) * 0.8,
+        (100, 200): np.array(BODY_COLOURS[7]) * 0.6 * 0.5,
+        (300, 100): np.array((0, 0, 255)) * 0.4,
+        (300, 200): np.array(HAND_COLOURS[0]) * 0.4,
+        (300, 300): np.array((0, 0, 255)),
+        (400, 100): np.array((255, 255, 255)) * 0.6,
+    }.items():
+        assert np.abs(picture[y, x] - wanted).max() <= 4, (x, y)
+
+
+@pytest.mark.parametrize("draw", [in_engine, in_blender.draw])
+def test_more_than_full_visibility_is_full(draw):
+    people = np.stack([whole_person(np.random.default_rng(0), 256)])
+    more = people * np.array((1, 1, 3), np.float32)
+    assert np.array_equal(draw(people, 256, 256), draw(more, 256, 256))

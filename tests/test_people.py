@@ -155,7 +155,7 @@ def test_points_are_found_where_the_networks_say(files):
     zoom = min(288 / (48 * 1.25), 384 / (56 * 1.25))
     offset = np.array([144, 192]) - np.array([32, 32]) * zoom
     assert np.allclose(bodies[0, 0, :2], (points[0] - offset) / zoom + 0.5, atol=0.02)
-    assert bodies[0, 4, 2] < 0.3 < bodies[0, 7, 2]
+    assert bodies[0, 4, 2] == 0 and bodies[0, 7, 2] == 1  # in full or not at all
 
 
 @pytest.mark.parametrize(
