@@ -48,7 +48,8 @@ class DWPose:
         points = simcc_points(simcc_x, simcc_y)
         for person, (zoom, offset) in zip(points, placements, strict=True):
             person[:, :2] = (person[:, :2] - offset) / zoom + 0.5  # from pixel numbers to the corner
-        points[..., 2] = points[..., 2] >= MIN_VISIBILITY  # drawn in full or not at all, however sure they are
+        # Drawn in full or not at all, however sure the network is.
+        points[..., 2] = points[..., 2] >= MIN_VISIBILITY
         return people_of(points)
 
 
