@@ -103,7 +103,8 @@ class Clip:
       poses or controls, stands beside the clip, whose frames are then all new (see `begins_with_still`).
       condition_images: pictures that frames of the clip shall be, any number of them. first_frame: how frame 0 is
       made where neither says what it is. references, image_prompts: stills of any size, for the ReferenceNet and
-      as image prompts; None: the still, or what is frame 0; () for none. face_embeds: float (n, e), see FaceID.
+      as image prompts; None: the still, or what is frame 0; () for none. reference_only: the image model itself looks
+      at the references, with no ReferenceNet. face_embeds: float (n, e), see FaceID.
       ip_adapter_scale, face_scale: their weights. prompt_only_use_image_prompt: with a model that has no layers
       for image prompts, theirs take the place of the text's.
     What the clip follows
@@ -146,6 +147,7 @@ class Clip:
     condition_images: tuple[ConditionImage, ...] = ()
     first_frame: FirstFrame = field(default_factory=FirstFrame)
     references: tuple[np.ndarray, ...] | None = None
+    reference_only: bool = False
     image_prompts: tuple[np.ndarray, ...] | None = None
     face_embeds: np.ndarray | None = None
     ip_adapter_scale: float = 1.0

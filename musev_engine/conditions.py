@@ -13,6 +13,8 @@ from diffusers import ControlNetModel
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
+from musev_engine.models.attention import SelfTokens
+from musev_engine.models.pose_guider import PoseGuider
 from musev_engine.models.projections import FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import ReferenceTokens, UNet3D
@@ -24,20 +26,27 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 @dataclass(frozen=True)
 class Control:
-    """A ControlNet and the pictures it follows.
+    """A ControlNet, or a PoseGuider, and the pictures it follows.
 
     `pictures`: frames of the timeline -> float (len(frames), 3, 8h, 8w) in [0, 1], asked for at each window, so
-    that a long clip needs no memory for them. `scale` multiplies its residuals. It acts at step i of n where
+    that a long clip needs no memory for them. `scale` multiplies what it adds. It acts at step i of n where
     `start` <= i/n and (i + 1)/n <= `end`. `guess`: it sees the conditional half alone, and its residuals grow from
-    the outer to the inner layers (ControlNet's guess mode, arXiv 2302.05543).
+    the outer to the inner layers (ControlNet's guess mode, arXiv 2302.05543); a PoseGuider has no such mode.
     """
 
-    net: ControlNetModel
+    net: ControlNetModel | PoseGuider
     pictures: Callable[[list[int]], torch.Tensor]
     scale: float = 1.0
     start: float = 0.0
     end: float = 1.0
     guess: bool = False
+
+    def acts(self, step: int, num_steps: int) -> bool:
+        return bool(self.scale) and step / num_steps >= self.start and (step + 1) / num_steps <= self.end
+
+    def shown(self, sequences: list[list[int]], rows: int) -> torch.Tensor:
+        """What the windows show, (rows, t, 3, 8h, 8w): each window's for as many neighbouring rows."""
+        return aligned(torch.stack([self.pictures(sequence) for sequence in sequences]), rows)
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class Conditions:
     prompt_embeds: (B, n, d); the others may have fewer rows, see `aligned`. guided: whether there are two halves.
     timeline: which frames are made, which given. condition_latents: (b, c, n_c, h, w) the clean frames, in the
     order of `timeline.pinned`.
-    reference: ReferenceNet's keys and values, of batch B. image_tokens, face_tokens: (B, n, d).
+    reference: ReferenceNet's keys and values, of batch B; self_reference: the UNet's own.
+    image_tokens, face_tokens: (B, n, d).
     image_scale, face_scale: their weights in cross-attention. controls: their residuals are added up.
     motion_speed: of the frame indices. skip_temporal: single frames, without the layers along time.
     """
@@ -57,6 +67,7 @@ class Conditions:
     timeline: Timeline
     condition_latents: torch.Tensor | None = None
     reference: ReferenceTokens | None = None
+    self_reference: SelfTokens | None = None
     image_tokens: torch.Tensor | None = None
     image_scale: float = 1.0
     face_tokens: torch.Tensor | None = None
@@ -96,14 +107,12 @@ def predictor(unet: UNet3D, conditions: Conditions, timesteps: torch.Tensor) -> 
                 return None
             return _repeated(aligned(each, len(conditions.prompt_embeds)), len(windows), halves)
 
-        reference = conditions.reference
+        reference, own = conditions.reference, conditions.self_reference
         if reference is not None and len(windows) > 1:
-            reference = ReferenceTokens(
-                first=tuple(map(of_windows, reference.first)),
-                down=tuple(tuple(tuple(map(of_windows, kv)) for kv in block) for block in reference.down),
-                mid=tuple(map(of_windows, reference.mid)),
-            )
-        text = of_windows(conditions.prompt_embeds)
+            reference = reference.map(of_windows)
+        if own is not None and len(windows) > 1:
+            own = {layer: tuple(map(of_windows, kv)) for layer, kv in own.items()}
+        text, step = of_windows(conditions.prompt_embeds), (steps[float(t)], len(steps))
         noise_pred = unet(
             sample, t, text,
             condition_index=given,
@@ -113,9 +122,9 @@ def predictor(unet: UNet3D, conditions: Conditions, timesteps: torch.Tensor) -> 
             face_tokens=of_windows(conditions.face_tokens),
             face_scale=conditions.face_scale,
             reference=reference,
-            control_residuals=_control_residuals(
-                conditions, sample, text, t, sequences, steps[float(t)], len(steps)
-            ),
+            self_reference=own,
+            control_residuals=_control_residuals(conditions, sample, text, t, sequences, step),
+            pose_embedding=_pose_embedding(conditions, sample, sequences, step),
             skip_temporal=conditions.skip_temporal,
         )  # fmt: skip
         halved = noise_pred[:, :, made].float().unflatten(0, (halves, len(windows), -1))
@@ -184,28 +193,33 @@ def reference_tokens(
     return unet.prepare_reference(*maps)
 
 
+@torch.no_grad()
+def self_reference_tokens(unet: UNet3D, still_latents: torch.Tensor, text: torch.Tensor) -> SelfTokens:
+    """The same without a ReferenceNet: what the UNet's own self-attention sees in the stills (reference-only).
+    text: (B, n, d), the prompt's embeddings."""
+    return unet.read_pictures(still_latents.repeat(len(text) // len(still_latents), 1, 1, 1, 1), text)
+
+
 def _control_residuals(
     conditions: Conditions,
     sample: torch.Tensor,
     text: torch.Tensor,
     t: torch.Tensor,
     sequences: list[list[int]],
-    step: int,
-    num_steps: int,
+    step: tuple[int, int],
 ) -> tuple[list[torch.Tensor], torch.Tensor] | None:
     """The ControlNets' residuals for whole windows, condition frames included, or None.
 
     The nets are diffusers' own, for single pictures: frames are folded into the batch."""
     total = None
     for control in conditions.controls:
-        if step / num_steps < control.start or (step + 1) / num_steps > control.end or not control.scale:
+        if isinstance(control.net, PoseGuider) or not control.acts(*step):
             continue
         guess = control.guess and conditions.guided
         rows = slice(len(sample) // 2 if guess else 0, None)  # the conditional half, or all
-        pictures = [control.pictures(sequence) for sequence in sequences]
-        pictures = torch.stack(pictures).to(sample.device, control.net.dtype)  # (k, t, 3, 8h, 8w)
         shown = sample[rows]
-        pictures = aligned(pictures, len(sample) // (1 + conditions.guided))
+        pictures = control.shown(sequences, len(sample) // (1 + conditions.guided))
+        pictures = pictures.to(sample.device, control.net.dtype)
         down, mid = control.net(
             shown.transpose(1, 2).flatten(0, 1).to(control.net.dtype),
             t,
@@ -222,6 +236,21 @@ def _control_residuals(
             down = [one + other for one, other in zip(total[0], down, strict=True)]
             mid = total[1] + mid
         total = (list(down), mid)
+    return total
+
+
+def _pose_embedding(
+    conditions: Conditions, sample: torch.Tensor, sequences: list[list[int]], step: tuple[int, int]
+) -> torch.Tensor | None:
+    """What PoseGuiders add after the UNet's first convolution, (rows · t, c0, h, w), or None. The same for both
+    halves."""
+    total, halves = None, 1 + conditions.guided
+    for control in conditions.controls:
+        if not isinstance(control.net, PoseGuider) or not control.acts(*step):
+            continue
+        drawings = control.shown(sequences, len(sample) // halves).to(sample.device)
+        added = control.scale * control.net(drawings.flatten(0, 1)).repeat(halves, 1, 1, 1)
+        total = added if total is None else total + added
     return total
 
 

@@ -34,10 +34,10 @@ def hub_parts(folder: Path, t2i: str | Path | None) -> tuple[dict[str, Path], di
 
 
 def musev_parts(
-    folder: Path, motion: str, t2i: str | Path | None, trained_projection: bool
+    folder: Path, motion: str, t2i: str | Path | None, *, trained_projection: bool, referencenet: bool
 ) -> tuple[dict[str, Path], dict]:
     """The same for MuseV's `checkpoints` folder (its README's layout). trained_projection: whether the motion model's
-    own `ip_adapter_image_proj` is wanted."""
+    own `ip_adapter_image_proj` is wanted; referencenet: whether its ReferenceNet is."""
     known = plugins.found("musev.motion_models")
     motions = sorted(path.name for path in (folder / "motion").iterdir() if path.name in known)
     if motion not in motions and not (motion in known and motion in registry.known()):
@@ -65,7 +65,7 @@ def musev_parts(
     parts = {"unet": own / "unet", **_base_parts(base, tokenizers[0] if tokenizers else None)}
     if (folder / "vae" / "sd-vae-ft-mse").is_dir():
         parts["vae"] = folder / "vae" / "sd-vae-ft-mse"
-    if config["need_refer_emb"]:
+    if config["need_refer_emb"] and referencenet:
         places = (own / "referencenet", folder / "motion" / "musev_referencenet" / "referencenet")
         there = next((place for place in places if place.is_dir()), None)
         parts["referencenet"] = there or registry.find("referencenet")

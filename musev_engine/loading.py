@@ -30,6 +30,7 @@ from musev_engine.layouts import (
 )
 from musev_engine.lora import FewStep, apply_loras, few_step
 from musev_engine.models.config import SD15
+from musev_engine.models.pose_guider import PoseGuider
 from musev_engine.models.projections import FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
@@ -38,6 +39,7 @@ from musev_engine.networks import (
     load_face_proj,
     load_image_encoder,
     load_image_proj,
+    load_pose_guider,
     load_referencenet,
     load_text_encoder,
     load_unet,
@@ -62,7 +64,7 @@ class Models:
     scheduler_config: `scheduler_config.json`, which also says what the UNet predicts; a few-step LoRA's scheduler
     stands in it. few_step: what such a LoRA asks for besides.
     referencenet reads the still; image_encoder and image_proj make tokens of it, face_proj of a face's
-    embedding. controlnets: by name, such as "control_v11p_sd15_openpose".
+    embedding. controlnets: by name, such as "control_v11p_sd15_openpose", in whose place a PoseGuider may stand.
     loras: name and weight of each. embeddings: the words of the textual inversions.
     folders: where each part came from. licence: the model card's `license:` line, or "".
     """
@@ -77,7 +79,7 @@ class Models:
     image_encoder: CLIPVisionModelWithProjection | None = None
     image_proj: ImageProjection | None = None
     face_proj: FaceProjModel | None = None
-    controlnets: dict[str, ControlNetModel] = field(default_factory=dict)
+    controlnets: dict[str, ControlNetModel | PoseGuider] = field(default_factory=dict)
     loras: tuple[tuple[str, float], ...] = ()
     embeddings: tuple[str, ...] = ()
     few_step: FewStep | None = None
@@ -107,10 +109,12 @@ def load_models(
     motion: str = "musev_referencenet_pose",
     t2i: str | Path | None = None,
     vae: str | Path | None = None,
+    referencenet: bool = True,
     ip_adapter: str | Path | None = None,
     face_id: str | Path | None = None,
     image_encoder: Path | None = None,
     controlnets: Iterable[str | Path] | None = None,
+    pose_guider: Path | None = None,
     loras: Iterable[tuple[Path, float]] = (),
     embeddings: Iterable[Path] = (),
     device: torch.device | str = "cpu",
@@ -122,12 +126,13 @@ def load_models(
     motion: in MuseV's own `checkpoints` folder, which of `motion/*`; a plug-in may add others.
     t2i: the image model under the motion layers: a name among `t2i/**`, or the path of a diffusers folder or a
         single file. None: the only one there is; in the hub's layout, the model's own.
+    referencenet: False: leave the model's out, and ask for none.
     vae: another VAE, a folder or a single file, or a name in `vae/`.
     ip_adapter: `ip-adapter_sd15`, plus or plus-face, in place of the trained projection. face_id:
         `ip-adapter-faceid_sd15`. Names of files in `IP-Adapter/`, or paths. image_encoder: the folder of the vision
         encoder, where the model has none.
     controlnets: names in the folder `controlnet`, or paths of folders or single files (None: the pose
-        ControlNet, if it is there).
+        ControlNet, if it is there). pose_guider: a PoseGuider, in the pose ControlNet's place.
     loras: files with their weights, see `lora`. embeddings: files of textual inversions, see `embeddings`.
     dtype: of the weights. None: float32 on the CPU, float16 elsewhere.
 
@@ -145,12 +150,16 @@ def load_models(
 
     # which file or folder each part comes from
     if (folder / "motion").is_dir():
-        parts, config = musev_parts(folder, motion, t2i, trained_projection=ip_adapter is None)
+        parts, config = musev_parts(
+            folder, motion, t2i, trained_projection=ip_adapter is None, referencenet=referencenet
+        )
         # the file beside ReferenceNet's weights holds class defaults; it is as large as the UNet
         reference_config = {key: config[key] for key in SD15}
     else:
         parts, config = hub_parts(folder, t2i)
         reference_config = None
+    if not referencenet:
+        parts.pop("referencenet", None)
     if vae is not None:
         parts["vae"] = named(vae, "VAE", children(folder / "vae"))
     if "vae" not in parts:
@@ -166,6 +175,8 @@ def load_models(
     if face_id is not None:
         parts["face_proj"] = named(face_id, "FaceID adapter", adapters)
         config = config | {"need_t2i_ip_adapter_face": True}
+    if pose_guider is not None:
+        controlnets = [each for each in controlnets or () if each != POSE_CONTROLNET]
     nets = controlnet_paths(folder / "controlnet", controlnets)
 
     # the parts themselves
@@ -189,6 +200,10 @@ def load_models(
         optional["image_proj"] = load_image_proj(parts["image_proj"], optional["image_encoder"], **place)
     if "face_proj" in parts:
         optional["face_proj"] = load_face_proj(parts["face_proj"], **place)
+    followed = {name: load_controlnet(path, **place) for name, path in nets.items()}
+    if pose_guider is not None:
+        nets[POSE_CONTROLNET] = pose_guider
+        followed[POSE_CONTROLNET] = _fitting(load_pose_guider(pose_guider, **place), unet, pose_guider)
     few = few_step(path for path, _ in loras)
     schedule = parts.get("scheduler")
     schedule = SD15_SCHEDULER if schedule is None else read_json(schedule / "scheduler_config.json")
@@ -199,7 +214,7 @@ def load_models(
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler_config=schedule | (few.scheduler_config if few else {}),
-        controlnets={name: load_controlnet(path, **place) for name, path in nets.items()},
+        controlnets=followed,
         loras=tuple((path.name, weight) for path, weight in loras),
         embeddings=words,
         few_step=few,
@@ -217,6 +232,18 @@ def _shipped(name: str) -> Path:
     if name not in known:
         raise bad_model("No model has this name", name, f"There are: {', '.join(known) or 'none'}.")
     return SHIPPED / name
+
+
+def _fitting(guider: PoseGuider, unet: UNet3D, path: Path) -> PoseGuider:
+    """What it adds to must be as wide."""
+    width, wanted = guider.conv_out.out_channels, unet.config.block_out_channels[0]
+    if width != wanted:
+        raise bad_model(
+            f"{path} is for another UNet",
+            f"{width} channels",
+            f"Take one of {wanted}, as Stable Diffusion 1.5's.",
+        )
+    return guider
 
 
 def _tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:

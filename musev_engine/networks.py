@@ -30,6 +30,7 @@ from musev_engine.checkpoints import (
     under,
 )
 from musev_engine.models.attention import PromptAttention
+from musev_engine.models.pose_guider import PoseGuider
 from musev_engine.models.projections import PROJECTIONS, FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
@@ -99,6 +100,21 @@ def load_controlnet(path: Path, **place) -> ControlNetModel:
         with sized_by(path):
             config = controlnet_config(weights)
     return _fill(_build(ControlNetModel, config, path), weights, path, **place)
+
+
+def load_pose_guider(path: Path, **place) -> PoseGuider:
+    """A folder or, as published, one file."""
+    weights = open_folder(path) if path.is_dir() else open_weights(path)
+    if "conv_in.weight" not in weights or "blocks.0.weight" not in weights:
+        name = seems(weights)
+        raise bad_model(
+            f"{path} isn't a PoseGuider",
+            f"it seems to be {name}" if name else ", ".join(sorted(weights)[:5]),
+            "Take Moore-AnimateAnyone's pose_guider.pth.",
+        )
+    with sized_by(path), torch.device("meta"):
+        network = PoseGuider.of_sizes({key: stored.shape for key, stored in weights.items()})
+    return _fill(network, weights, path, **place)
 
 
 def load_text_encoder(path: Path, **place) -> CLIPTextModel:

@@ -13,7 +13,14 @@ from PIL import Image
 
 from musev_engine import frames, plugins
 from musev_engine.clip import Clip, ControlVideo, Event, Frames, Preview, Progress
-from musev_engine.conditions import Conditions, Control, face_tokens, image_tokens, reference_tokens
+from musev_engine.conditions import (
+    Conditions,
+    Control,
+    face_tokens,
+    image_tokens,
+    reference_tokens,
+    self_reference_tokens,
+)
 from musev_engine.control import NUM_BODY_POINTS, draw_poses
 from musev_engine.errors import EngineError
 from musev_engine.faces import FaceEmbedder
@@ -92,11 +99,11 @@ def _check_parts(clip: Clip, models: Models, face_embedder: FaceEmbedder | None)
                 f"Load it with the model; loaded are: {known}.", code="bad_model",
             )  # fmt: skip
     for given, part, what in (
-        (clip.references, models.referencenet, "references"),
+        (clip.references, models.referencenet or clip.reference_only, "references"),
         (clip.image_prompts, models.image_encoder, "image prompts"),
         (clip.face_embeds, models.face_proj, "face embeddings"),
     ):
-        if given is not None and len(given) and part is None:
+        if given is not None and len(given) and not part:
             raise EngineError(
                 f"This model takes no {what}",
                 models.name,
@@ -241,7 +248,7 @@ def _encoded_prompts(clip: Clip, models: Models) -> torch.Tensor:
 
 def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, shot: Shot) -> Conditions:
     """All that a shot's predictions depend on. Pictures that the model has no parts for are left out."""
-    guided, image, face, reference = clip.guidance_scale > 1, None, None, None
+    guided, image, face, reference, own = clip.guidance_scale > 1, None, None, None, None
     if looks.image_prompts is not None and models.image_encoder is not None:
         # cut and scaled once more, as in MuseV
         stills = [
@@ -251,7 +258,9 @@ def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, 
         image = image_tokens(models.image_encoder, models.image_proj, np.stack(stills), guided)
     if looks.faces is not None and models.face_proj is not None:
         face = face_tokens(models.face_proj, looks.faces, guided)
-    if looks.references is not None and models.referencenet is not None:
+    if looks.references is not None and clip.reference_only:
+        own = self_reference_tokens(models.unet, frames.encode(models.vae, looks.references), embeds)
+    elif looks.references is not None and models.referencenet is not None:
         latents = frames.encode(models.vae, looks.references)
         reference = reference_tokens(
             models.referencenet, models.unet, latents, embeds if image is None else image
@@ -265,6 +274,7 @@ def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, 
         shot.timeline,
         condition_latents=shot.condition_latents,
         reference=reference,
+        self_reference=own,
         image_tokens=image,
         image_scale=clip.ip_adapter_scale,
         face_tokens=face,

@@ -13,7 +13,7 @@ from musev_engine import registry
 from musev_engine.clip import Clip
 from musev_engine.control import find_control
 from musev_engine.errors import EngineError
-from musev_engine.loading import Models, load_models
+from musev_engine.loading import POSE_CONTROLNET, Models, load_models
 from musev_engine.options import IP_ADAPTERS, NO
 from musev_engine.prompts import NEGATIVE_SETS
 from musev_engine.task_files import negative_prompt
@@ -25,13 +25,22 @@ PUBLISHED = ("musev_referencenet", "musev_referencenet_pose")  # projections tha
 def models_of(options: argparse.Namespace) -> Iterator[Models]:
     """Each image model that the options name, under the motion model, loaded when it is its turn.
 
-    Raises EngineError where something isn't there or doesn't do, and for FaceIn and the PoseGuider.
+    Raises EngineError where something isn't there or doesn't do, and for FaceIn.
     """
     _refuse_what_has_no_code(options)
     place = {"device": options.device or ("cuda" if torch.cuda.is_available() else "cpu")}
-    more: dict = {"loras": _loras(options)} | place
+    more: dict = {"loras": _loras(options), "referencenet": _wants_referencenet(options)} | place
     if "vae_model_path" in options.given:
         more["vae"] = _existing(options.vae_model_path, "--vae_model_path")
+    nets = _controlnets(options)
+    if guider := getattr(options, "pose_guider_model_path", None):
+        if POSE_CONTROLNET not in nets:
+            raise EngineError(
+                "The PoseGuider has nothing to follow", options.controlnet_name,
+                "Give --controlnet_name dwpose_body_hand, and --video_is_middle if the video shows poses already.",
+                code="not_supported",
+            )  # fmt: skip
+        more["pose_guider"] = _existing(guider, "--pose_guider_model_path")
     if options.sd_model_name == SHIPPED:
         yield _checked(load_models(SHIPPED, **more), options)
         return
@@ -52,9 +61,8 @@ def models_of(options: argparse.Namespace) -> Iterator[Models]:
         more["face_id"] = IP_ADAPTERS.get(name, name)
     if Path(options.vision_clip_model_path).is_dir():
         more["image_encoder"] = Path(options.vision_clip_model_path)
-    controls = [name.strip() for name in (getattr(options, "controlnet_name", None) or "").split(",")]
-    if controls != [""]:
-        more["controlnets"] = list(dict.fromkeys(find_control(name).controlnet for name in controls))
+    if nets:
+        more["controlnets"] = nets
     more["embeddings"] = _embeddings(source, options)
     for name in names:
         yield _checked(load_models(source, t2i=name, **more), options)
@@ -64,7 +72,7 @@ def fitting(clip: Clip, models: Models) -> Clip:
     """The clip without the pictures that these models have no parts for, as MuseV leaves them out."""
     return replace(
         clip,
-        references=clip.references if models.referencenet is not None else None,
+        references=clip.references if models.referencenet is not None or clip.reference_only else None,
         image_prompts=clip.image_prompts if models.image_encoder is not None else None,
     )
 
@@ -74,16 +82,6 @@ def _refuse_what_has_no_code(options: argparse.Namespace) -> None:
         raise EngineError(
             "MuseV names FaceIn but has no code for it", options.facein_model_name,
             "Use --ip_adapter_face_model_name IPAdapterFaceID with --face_image_path.", code="not_supported",
-        )  # fmt: skip
-    if getattr(options, "pose_guider_model_path", None):
-        raise EngineError(
-            "PoseGuiders aren't loaded", options.pose_guider_model_path,
-            "Use --controlnet_name dwpose_body_hand, or another of the poses.", code="not_supported",
-        )  # fmt: skip
-    if options.interpolation_factor != 1:
-        raise EngineError(
-            "interpolation_factor does nothing, in MuseV too", options.interpolation_factor, "Leave it at 1.",
-            code="not_supported",
         )  # fmt: skip
 
 
@@ -127,12 +125,24 @@ def _checked(models: Models, options: argparse.Namespace) -> Models:
             f"{models.name} has another cross_attention_dim", options.cross_attention_dim,
             f"Give {width}, or leave it out.", code="bad_model",
         )  # fmt: skip
-    off = (None, *NO) if options.compat == "musev" else NO
-    if options.referencenet_model_name in off:
-        models = replace(models, referencenet=None)
-    if options.ip_adapter_model_name in off:
+    if options.ip_adapter_model_name in _switched_off(options):
         models = replace(models, image_encoder=None, image_proj=None)
     return models
+
+
+def _switched_off(options: argparse.Namespace) -> tuple[str | None, ...]:
+    """The names by which a part is left out; in MuseV that is also not to name it."""
+    return (None, *NO) if options.compat == "musev" else NO
+
+
+def _wants_referencenet(options: argparse.Namespace) -> bool:
+    return options.referencenet_model_name not in (*_switched_off(options), "reference_only")
+
+
+def _controlnets(options: argparse.Namespace) -> list[str]:
+    """The ControlNets of the controls that are named."""
+    names = (getattr(options, "controlnet_name", None) or "").split(",")
+    return list(dict.fromkeys(find_control(name.strip()).controlnet for name in names if name.strip()))
 
 
 def _loras(options: argparse.Namespace) -> list[tuple[Path, float]]:

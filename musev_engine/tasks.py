@@ -83,6 +83,7 @@ class Task:
                 with_image_prompts=options.redraw_condition_image_with_ipdapter,
                 with_faces=options.redraw_condition_image_with_ip_adapter_face,
             ),
+            reference_only=options.referencenet_model_name == "reference_only",
             references=self._pictures("refer_image", "referencenet_image_path", first),
             image_prompts=self._pictures("ipadapter_image", "ipadapter_image_path", first),
             face_embeds=self._face(), ip_adapter_scale=options.ip_adapter_scale,

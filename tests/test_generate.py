@@ -18,6 +18,7 @@ from musev_engine.networks import MOTION_KEYS
 from server import cli
 from tests.test_control import pictures
 from tests.test_drawing import person
+from tests.test_pose_guider import guider
 from tests.tiny_model import write_tiny_model
 
 QUICK = (
@@ -312,12 +313,27 @@ def test_parts_are_switched_off(here, monkeypatch):
             ["--pose_guider_model_path=guider.pth", "--video_path=video.mp4"],
             "--controlnet_name",
         ),
-        ("text2video", ["--interpolation_factor=2"], "interpolation_factor"),
+        (
+            "video2video",
+            ["--pose_guider_model_path=guider.pth", "--controlnet_name=pose", "--video_path=video.mp4"],
+            "guider.pth",
+        ),
     ],
 )
-def test_what_musev_has_no_code_for_is_told(verb, argv, told, here, capsys):
+def test_what_can_not_be_is_told(verb, argv, told, here, capsys):
     assert mini(verb, "--prompt=a", *argv) == 3
     assert told in capsys.readouterr().err
+
+
+def test_a_pose_guider_is_followed(here):
+    torch.save(guider().state_dict(), here / "guider.pth")
+    to_follow = ("--prompt=a", "--seed=1", "--video_path=video.mp4", "--which2video=video_middle",
+                 "--controlnet_name=dwpose_body_hand", "--video_is_middle", "--save_filetype=images")  # fmt: skip
+    for name, more in (("net", ()), ("guider", ("--pose_guider_model_path=guider.pth",))):
+        assert mini("video2video", *to_follow, f"--output_dir={name}", *more) == 0
+    one, other = (sorted((here / name).rglob("*.png")) for name in ("net", "guider"))
+    assert one and len(one) == len(other)
+    assert any(a.read_bytes() != b.read_bytes() for a, b in zip(one, other, strict=True))
 
 
 def test_paths_that_change_nothing_are_accepted(here):
@@ -328,6 +344,7 @@ def test_paths_that_change_nothing_are_accepted(here):
         "--ip_adapter_face_model_cfg_path=x.py",
         "--vision_clip_model_path=./nowhere",
         "--facein_scale=2",
+        "--interpolation_factor=2",
     ]
     paths += [
         "--vision_clip_extractor_class_name=ImageClipVisionFeatureExtractor",

@@ -4,6 +4,7 @@ Tokens of all frames travel as (b*t, n, c), batch-major. Keys and values that al
 share, as a prompt's or a reference's, are projected once per batch element, never once per frame.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]
+SelfTokens = dict[nn.Module, KeysValues]  # by the self-attention whose they are
 CUDA_GRID_LIMIT = 65535  # the fused CUDA kernels put the batch on a grid axis of this length
 
 
@@ -21,6 +23,8 @@ class Cues:
     temb (b*t, 4*c0): time embedding.  femb (b, t, 4*c0): frame embedding; None skips the temporal layers.
     text (b, n, d) or per frame (b, t, n, d).  image, face: tokens of the same two forms, or None.
     condition_index (k,): positions along t of the clean frames, which every frame looks at; or None.
+    seen: keys and values (b, m, c) that every frame looks at besides, of each self-attention; or None.
+    written: where each self-attention leaves those of its own frames, (b, t*n, c); or None.
     """
 
     frames: int
@@ -32,6 +36,8 @@ class Cues:
     face: Tensor | None = None
     face_scale: float = 1.0
     condition_index: Tensor | None = None
+    seen: Mapping[nn.Module, KeysValues] | None = None
+    written: SelfTokens | None = None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -74,7 +80,8 @@ class Attention(nn.Module):
 
 
 class ConditionedSelfAttention(Attention):
-    """Spatial self-attention in which every frame also sees the tokens of the condition frames.
+    """Spatial self-attention in which every frame also sees the tokens of the condition frames, and those that this
+    same layer wrote of other pictures (reference-only).
 
     A condition frame sees itself twice, as in the original. Without generated frames (t = 1) or condition
     frames this is plain self-attention.
@@ -82,8 +89,12 @@ class ConditionedSelfAttention(Attention):
 
     def forward(self, x: Tensor, cues: Cues) -> Tensor:
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        if cues.written is not None:
+            cues.written[self] = tuple(each.unflatten(0, (-1, cues.frames)).flatten(1, 2) for each in (k, v))
         if cues.condition_index is not None and cues.frames > 1:
             k, v = (self.also_shared(own, self._of_condition(own, cues)) for own in (k, v))
+        if cues.seen is not None:
+            k, v = (self.also_shared(*each) for each in zip((k, v), cues.seen[self], strict=True))
         return self.to_out[0](attend(q, k, v, self.heads))
 
     def _of_condition(self, own: Tensor, cues: Cues) -> Tensor:

@@ -4,7 +4,7 @@ It sees whole sequences in which clean condition frames stand among the noisy on
 windows, guidance or schedulers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from torch import Tensor, nn
 
-from musev_engine.models.attention import Cues, KeysValues, ReferenceFusion
+from musev_engine.models.attention import Cues, KeysValues, ReferenceFusion, SelfTokens
 from musev_engine.models.blocks import DownBlock, MidBlock, UpBlock
 from musev_engine.models.config import TEMPORAL_GROUPS, UNetConfig
 from musev_engine.models.temporal import TemporalTransformer
@@ -29,6 +29,14 @@ class ReferenceTokens:
     first: KeysValues
     down: tuple[tuple[KeysValues, ...], ...]
     mid: KeysValues
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """With each tensor changed."""
+        return type(self)(
+            first=tuple(map(change, self.first)),
+            down=tuple(tuple(tuple(map(change, kv)) for kv in block) for block in self.down),
+            mid=tuple(map(change, self.mid)),
+        )
 
 
 class UNet3D(nn.Module):
@@ -98,7 +106,9 @@ class UNet3D(nn.Module):
         reference: ReferenceTokens | tuple[Sequence[Tensor], Tensor] | None = None,
         control_residuals: tuple[Sequence[Tensor], Tensor] | None = None,
         pose_embedding: Tensor | None = None,
+        self_reference: Mapping[nn.Module, KeysValues] | None = None,
         skip_temporal: bool = False,
+        written: SelfTokens | None = None,
     ) -> Tensor:
         """Predict the noise (or what the weights were trained to predict): (b, 4, t, h, w), as `sample`.
 
@@ -112,7 +122,9 @@ class UNet3D(nn.Module):
         reference: ReferenceNet's ([(b, c, t2, h, w)], mid map), or what `prepare_reference` made of it.
         control_residuals: a ControlNet's ([(b*t, c, h, w)] for every skip, mid), batch-major.
         pose_embedding (b*t, c0, h, w): added after conv_in (PoseGuider).
+        self_reference: what `read_pictures` made of pictures that every frame shall look at.
         skip_temporal: leave out every layer along time: the image model, for single frames.
+        written: takes every self-attention's keys and values, see `read_pictures`.
 
         Runs in the dtype of its weights, whatever the inputs'. Raises `ValueError` for what does not fit.
         """
@@ -135,6 +147,8 @@ class UNet3D(nn.Module):
             face=self._tokens("face_tokens", face_tokens, b, t) if face_scale else None,
             face_scale=face_scale,
             condition_index=condition,
+            seen=self_reference,
+            written=written,
         )
         if reference is not None and not isinstance(reference, ReferenceTokens):
             reference = self.prepare_reference(*reference)
@@ -183,6 +197,17 @@ class UNet3D(nn.Module):
             ),
             mid=self.mid_block_refer_emb_attns.tokens(mid.to(dtype)),
         )
+
+    def read_pictures(self, pictures: Tensor, text: Tensor) -> SelfTokens:
+        """What this network's own self-attention sees in pictures, as `self_reference` for other sequences, for all
+        windows and steps of a clip: a reference without a ReferenceNet ("reference-only", Mikubill/sd-webui-controlnet,
+        discussion 1236; the reading as ReferenceNet's).
+
+        pictures (b, 4, n, h, w): clean latents, each read alone, at timestep 0, by the image model. text (b, n, d).
+        """
+        written: SelfTokens = {}
+        self(pictures, 0, text, skip_temporal=True, written=written)
+        return written
 
     def _time_embedding(self, timestep: Any, condition: Tensor | None, b: int, t: int, device: Any) -> Tensor:
         """(b*t, 4*c0); condition frames, which carry no noise, get zeros where the variant says so."""
