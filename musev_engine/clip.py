@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from musev_engine import plugins
-from musev_engine.control import NUM_BODY_POINTS
+from musev_engine.drawing import NUM_BODY_POINTS
 from musev_engine.errors import EngineError
+from musev_engine.keypoints import NUM_POINTS
 from musev_engine.sampling import GUIDANCE_METHODS, NOISE_TYPES
 from musev_engine.schedulers import SCHEDULERS
 from musev_engine.windows import OVERLAP_WEIGHTS
@@ -108,8 +109,9 @@ class Clip:
       ip_adapter_scale, face_scale: their weights. prompt_only_use_image_prompt: with a model that has no layers
       for image prompts, theirs take the place of the text's.
     What the clip follows
-      poses: float32 (num_frames, people, 18, 3) of x, y in the clip's pixels and visibility, see `control`.
-      still_pose: (people, 18, 3) of the fitted still; None: its pose isn't known. control_scale: the poses' weight.
+      poses: float32 (num_frames, people, 18, 3) of x, y in the clip's pixels and visibility, or with hands and faces
+      (…, 130, 3), see `keypoints`. still_pose: (people, 18 or 130, 3) of the fitted still; None: it isn't known.
+      control_scale: the poses' weight.
       controls: pictures for other ControlNets. guess_mode: ControlNets lead even without a prompt.
       video: uint8 (num_frames, h, w, 3), cut to the clip's proportions; the clip is this video, changed as far as
       video_strength says: 0 is the video itself, 1 keeps next to nothing of it.
@@ -210,8 +212,8 @@ class Clip:
             ("predictor", plugins.found("musev.predictors")),
         )  # fmt: skip
         for name, shape in (
-            ("poses", (self.num_frames, None, NUM_BODY_POINTS, 3)),
-            ("still_pose", (None, NUM_BODY_POINTS, 3)),
+            ("poses", (self.num_frames, None, _points(self.poses), 3)),
+            ("still_pose", (None, _points(self.still_pose), 3)),
             ("face_embeds", (None, None)),
             ("initial_common_latent", (None, self.height // 8, self.width // 8)),
         ):
@@ -293,6 +295,11 @@ def _check_shape(name: str, array: np.ndarray, shape: tuple[int | None, ...]) ->
     if not fits:
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise EngineError(f"{name} has another shape", array.shape, f"Give ({wanted}).")
+
+
+def _points(poses: np.ndarray | None) -> int:
+    """How many points a person of these poses must have: with hands and faces, or the body's."""
+    return NUM_POINTS if poses is not None and poses.shape[-2:-1] == (NUM_POINTS,) else NUM_BODY_POINTS
 
 
 def _check_pixels(name: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:

@@ -62,6 +62,20 @@ class ControlKind:
         ]
         return np.concatenate(maps) if maps else frames.copy()
 
+    def people(self, frames: np.ndarray, resolution: int | None = None, *, device: str = "cpu"):
+        """The largest person of each frame, uint8 (t, h, w, 3), for a control that draws people: `people.People`, with
+        no visibility where a frame shows nobody. Raises EngineError for another control, and where a file is missing.
+        """
+        from musev_engine import detectors
+
+        if self.detector not in PEOPLE_DETECTORS:
+            known = ", ".join(name for name, kind in CONTROLS.items() if kind.detector in PEOPLE_DETECTORS)
+            raise EngineError(
+                "Posealign is for poses", self.picture, f"Turn it off, or choose one of {known}."
+            )
+        size = _detection_size(*frames.shape[1:3], resolution)
+        return detectors.people_in(frames, self.detector, self.files, device, size)
+
     def aligned(
         self, frames: np.ndarray, still: np.ndarray, resolution: int | None = None, *, device: str = "cpu"
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -70,17 +84,10 @@ class ControlKind:
 
         Raises EngineError for a control that doesn't draw people, and as `posealign.align_poses` does.
         """
-        from musev_engine import detectors
         from musev_engine.posealign import align_people
 
-        if self.detector not in PEOPLE_DETECTORS:
-            known = ", ".join(name for name, kind in CONTROLS.items() if kind.detector in PEOPLE_DETECTORS)
-            raise EngineError(
-                "Posealign is for poses", self.picture, f"Turn it off, or choose one of {known}."
-            )
         height, width = frames.shape[1:3]
-        where = (self.detector, self.files, device, _detection_size(height, width, resolution))
-        driving, figure = detectors.people_in(frames, *where), detectors.people_in(still[None], *where)
+        driving, figure = (self.people(each, resolution, device=device) for each in (frames, still[None]))
         people = align_people(*driving, figure.bodies[0, 0])
         pictures = []
         for bodies, hands, faces in (people, figure):

@@ -19,25 +19,34 @@ PIXELS_AT_ONCE = 2**20  # what the VAE takes in one call: four frames of 512×51
 
 
 def encode_png(frame: np.ndarray) -> bytes:
-    """One frame, uint8 (h, w, 3), as PNG bytes."""
-    ok, png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    """One frame, uint8 (h, w, 3) or, with straight alpha, (h, w, 4), as PNG bytes."""
+    swapped = cv2.COLOR_RGB2BGR if frame.shape[-1] == 3 else cv2.COLOR_RGBA2BGRA
+    ok, png = cv2.imencode(".png", cv2.cvtColor(frame, swapped), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not ok:
         raise ValueError(f"a frame of {frame.shape} and {frame.dtype} can't be written as PNG")
     return png.tobytes()
 
 
-def decode_still(data: bytes, max_pixels: int = MAX_STILL_PIXELS) -> np.ndarray:
-    """PNG or JPEG bytes -> uint8 (h, w, 3), upright; what is transparent lies on black.
+def decode_still(
+    data: bytes,
+    max_pixels: int = MAX_STILL_PIXELS,
+    *,
+    what: str = "the still",
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """PNG or JPEG bytes -> uint8 (h, w, 3), upright; what is transparent lies on black. what: it is called in errors.
 
-    Raises ValueError when the bytes aren't such a picture, are cut off, or hold more than `max_pixels`
-    (told from the header, before they are unpacked).
+    Raises ValueError when the bytes aren't such a picture, are cut off, hold more than `max_pixels`, or have another
+    `size` (width, height) than is expected (told from the header, before they are unpacked).
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > max_pixels:
                 raise ValueError(
-                    f"the still is {picture.width}×{picture.height}; give at most {max_pixels} pixels"
+                    f"{what} is {picture.width}×{picture.height}; give at most {max_pixels} pixels"
                 )
+            if size not in (None, picture.size):
+                raise ValueError(f"{what} is {picture.width}×{picture.height}, and not {size[0]}×{size[1]}")
             picture = ImageOps.exif_transpose(picture)
             if picture.mode.startswith("I"):  # 16-bit grey, which PIL would cut off at 255
                 picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
@@ -46,7 +55,7 @@ def decode_still(data: bytes, max_pixels: int = MAX_STILL_PIXELS) -> np.ndarray:
             return np.asarray(Image.alpha_composite(black, picture).convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, OSError) as error:
         raise ValueError(
-            f"the still ({len(data)} bytes) can't be read: {error}; give a whole PNG or JPEG"
+            f"{what} ({len(data)} bytes) can't be read: {error}; give a whole PNG or JPEG"
         ) from error
 
 
@@ -57,7 +66,7 @@ def fit_still(
     compat: str = "",
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> np.ndarray:
-    """Cut a still, uint8 (h, w, 3), to the target's proportions about its middle and scale it: uint8
+    """Cut a still, uint8 (h, w, 3) or (h, w), to the target's proportions about its middle and scale it: uint8
     (height, width, 3). A still of the right size comes back as it is; with compat="musev" it loses its last
     column and row and is scaled all the same, as every picture does there."""
     if still.shape[:2] == (height, width) and compat != "musev":

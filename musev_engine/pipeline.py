@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from musev_engine import frames, plugins
+from musev_engine import frames, keypoints, plugins
 from musev_engine.clip import Clip, ControlVideo, Event, Frames, Preview, Progress
 from musev_engine.conditions import (
     Conditions,
@@ -21,7 +21,7 @@ from musev_engine.conditions import (
     reference_tokens,
     self_reference_tokens,
 )
-from musev_engine.control import NUM_BODY_POINTS, draw_poses
+from musev_engine.drawing import NUM_BODY_POINTS
 from musev_engine.errors import EngineError
 from musev_engine.faces import FaceEmbedder
 from musev_engine.loading import POSE_CONTROLNET, Models
@@ -297,10 +297,10 @@ def _controls(clip: Clip, models: Models, shot: Shot) -> Iterator[Control]:
 
     if clip.poses is not None:
         still_pose = np.zeros((0, NUM_BODY_POINTS, 3)) if clip.still_pose is None else clip.still_pose
-        drawn = draw_poses(still_pose[None], clip.width, clip.height)[0]
+        drawn = keypoints.draw(still_pose[None], clip.width, clip.height)[0]
 
         def drawings(numbers: list[int]) -> np.ndarray:
-            poses = draw_poses(clip.poses[numbers], clip.width, clip.height)
+            poses = keypoints.draw(clip.poses[numbers], clip.width, clip.height)
             return np.stack([drawn if i == BESIDE else one for i, one in zip(numbers, poses, strict=True)])
 
         yield control(POSE_CONTROLNET, drawings, clip.control_scale)

@@ -1,4 +1,4 @@
-"""From a request to a clip: inputs decoded, `musev_engine` asked, its events put into the protocol's words.
+"""From a request to a clip: `musev_engine` asked, its events put into the protocol's words.
 
 Imported by the worker process alone, for it imports torch.
 """
@@ -12,29 +12,33 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from blender_addon.protocol import (
-    BODY_POINTS,
-    ClipRequest,
-    Done,
-    FrameReady,
-    Message,
-    PoseTrack,
-    Preview,
-    Progress,
-    ProtocolError,
-)
-from musev_engine import frames, loading, pipeline
-from server.models import engine_version, places
+from blender_addon.protocol import ClipRequest, Control, Done, FrameReady, Message, Preview, Progress
+from musev_engine import control, frames, keypoints, loading, pipeline, registry
+from musev_engine.clip import ControlVideo
+from musev_engine.errors import EngineError
+from musev_engine.inbetween import Inbetween, places
+from musev_engine.models.config import SD15
+from server import inputs, models
+
+SLOWEST = 1.0  # motion_speed; below it neighbouring frames would get one number (`UNet3D.forward`)
 
 
 def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
     """The product's engine, see `worker_process`."""
+    make = _pose_pictures if request.result == "poses" else _clip
+    return make(job, request, read_blob)
+
+
+def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
     yield Progress(job, "load", 0, 1)
-    models = load(request.model)
+    loaded = load(request.model)
+    if nets := tuple(dict.fromkeys(net_of(each.name) for each in request.controls)):
+        loaded = with_controlnets(request.model, loaded.sha256, nets)
     clip = clip_of(request, read_blob)
+    outgoing = Outgoing(job, request, inputs.mask_of(request, read_blob))
     yield Progress(job, "load", 1, 1)
     step = 0
-    for event in pipeline.generate(clip, models):
+    for event in pipeline.generate(clip, loaded):
         match event:
             case pipeline.Progress():
                 step, windows = event.step, (event.window, event.num_windows)
@@ -43,23 +47,66 @@ def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes])
                 middle = len(event.frames) // 2
                 yield Preview(job, step, event.first + middle, frames.encode_png(event.frames[middle]))
             case pipeline.Frames():
-                for offset, picture in enumerate(event.frames):
-                    yield FrameReady(job, event.first + offset, frames.encode_png(picture))
+                for picture in event.frames:
+                    yield from outgoing.take(picture)
     yield Done(
         job,
         request.frames_out,
-        device=str(models.device),
-        model_sha256=models.sha256,
-        model_licence=models.licence,
-        engine_version=engine_version(),
+        device=str(loaded.device),
+        model_sha256=loaded.sha256,
+        model_licence=loaded.licence,
+        engine_version=models.engine_version(),
     )
+
+
+def _pose_pictures(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
+    """What the pose ControlNet would be shown; no model is loaded."""
+    yield Progress(job, "draw", 0, request.num_frames)
+    still = inputs.still_of(request, read_blob)
+    body_only = models.traits(request.model).body_only
+    poses = inputs.poses_of(request, read_blob, still, body_only=body_only, device=_device()).get("poses")
+    if poses is None:
+        raise EngineError("There are no poses to draw", request.mode, "Choose Pose to Clip and an armature.")
+    held = dataclasses.replace(request, between="held")  # half-blended sticks are no pose
+    outgoing = Outgoing(job, held, inputs.mask_of(request, read_blob))
+    for number in range(request.num_frames):
+        (drawn,) = keypoints.draw(poses[number : number + 1], request.width, request.height)
+        yield from outgoing.take(drawn)
+        yield Progress(job, "draw", number + 1, request.num_frames)
+    yield Done(job, request.frames_out, device=_device(), engine_version=models.engine_version())
+
+
+class Outgoing:
+    """Generated frames in order -> the messages of those that come back. mask: uint8 (num_frames, h, w) or None."""
+
+    def __init__(self, job: str, request: ClipRequest, mask: np.ndarray | None):
+        fps, output_fps = request.rates
+        where = places(request.num_frames, fps, request.frames_out, output_fps, request.between)
+        self._between, self._job = Inbetween(where, request.between), job
+        self._masks = None if mask is None else iter(mask)
+
+    def take(self, picture: np.ndarray) -> Iterator[FrameReady]:
+        """The next frame, uint8 (h, w, 3)."""
+        if self._masks is not None:
+            picture = np.dstack([picture, next(self._masks)])
+        for numbers, shown in self._between.take(picture):
+            png = frames.encode_png(shown)
+            for number in numbers:
+                yield FrameReady(self._job, number, png)
+
+
+# --- models ---------------------------------------------------------------------------------------------
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @functools.lru_cache(maxsize=1)  # one model stays loaded from clip to clip
 def load(name: str) -> loading.Models:
     """A shipped model or one of the models folder, by a name of `models_here`, on the GPU in half precision where
     there is one. Raises EngineError."""
-    place = places().get(name)
+    place = models.places().get(name)
     shipped = place is None or (loading.SHIPPED / name).is_dir()  # an unknown name: load_models tells it
     chosen = {} if shipped or place.motion is None else {"motion": place.motion, "t2i": place.t2i}
     if torch.cuda.is_available():
@@ -67,42 +114,79 @@ def load(name: str) -> loading.Models:
     return loading.load_models(name if shipped else place.folder, **chosen)
 
 
-def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline.Clip:
-    """The request with its inputs in place: still uint8 (h, w, 3), poses float32 (t, people, 18, 3).
+@functools.lru_cache(maxsize=1)
+def with_controlnets(name: str, sha256: str, nets: tuple[str, ...]) -> loading.Models:
+    """The model of that name and hash together with ControlNets of the models folder.
 
-    Raises ProtocolError for an unreadable still, a damaged pose track, or one of another length; EngineError
-    for what the engine does not take.
+    Raises EngineError: code "missing_model" for one that isn't here (its files, source, size and licence are told),
+    "bad_model" where the model is none of Stable Diffusion 1.5's size, which they were trained for.
     """
-    values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-    for told_to_others in ("mode", "result", "model", "fps", "output_frames", "output_fps", "between"):
-        del values[told_to_others]
-    for to_come in ("posealign", "source", "source_strength", "controls", "mask"):
-        del values[to_come]
-    if values["motion_speed"] is None:
-        del values["motion_speed"]
-    if request.still is not None:
-        try:
-            values["still"] = frames.decode_still(read_blob(request.still))
-        except ValueError as error:
-            remedy = "Give a PNG or JPEG file that opens in an image viewer."
-            raise ProtocolError(str(error), request.still, remedy, "unreadable_still") from error
-    if request.poses is not None:
-        values |= poses_of(PoseTrack.from_bytes(read_blob(request.poses)), request)
+    loaded = load(name)
+    missing = [net for net in nets if net not in loaded.controlnets]
+    if missing and loaded.unet.config.cross_attention_dim != SD15["cross_attention_dim"]:
+        known = ", ".join(sorted(loaded.controlnets)) or "none"
+        raise EngineError(
+            f"The model {loaded.name} has no such ControlNet (it has: {known})", missing[0],
+            "Choose a model on Stable Diffusion 1.5, or turn this control off.", code="bad_model",
+        )  # fmt: skip
+    paths = {net: registry.find(net) for net in missing}
+    place = {"device": loaded.device, "dtype": loaded.unet.conv_in.weight.dtype}
+    own = {net: loading.load_controlnet(path, **place) for net, path in paths.items()}
+    return dataclasses.replace(
+        loaded, controlnets=loaded.controlnets | own, folders=(*loaded.folders, *paths.values())
+    )
+
+
+def net_of(name: str) -> str:
+    """The ControlNet that follows a control's pictures. Raises EngineError for an unknown name."""
+    return control.find_control(name).controlnet
+
+
+# --- the clip -------------------------------------------------------------------------------------------
+
+
+def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline.Clip:
+    """The request with its inputs in place, as `inputs` gives them.
+
+    Raises ProtocolError for an unreadable or damaged input, or one of another length; EngineError for what the engine
+    does not take.
+    """
+    inputs.check_memory(request)
+    own = {field.name for field in dataclasses.fields(pipeline.Clip)} - {"controls"}
+    values = {
+        field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name in own
+    }
+    traits = models.traits(request.model)
+    if request.motion_speed is None:
+        values["motion_speed"] = motion_speed(traits.native_fps, request.fps)
+    values["still"] = inputs.still_of(request, read_blob)
+    values |= inputs.poses_of(
+        request, read_blob, values["still"], body_only=traits.body_only, device=_device()
+    )
+    values["controls"] = tuple(
+        _control_video(each, request, read_blob, values["still"]) for each in request.controls
+    )
+    if request.source:
+        values["video"] = inputs.pictures_of(request.source, "source", request, read_blob)
+        values["video_strength"] = request.source_strength
     return pipeline.Clip(**values)
 
 
-def poses_of(track: PoseTrack, request: ClipRequest) -> dict[str, np.ndarray | None]:
-    """The track's points in the request's pixels."""
-    if track.num_frames != request.num_frames:
-        raise ProtocolError(
-            f"The pose track must have as many frames as the clip ({request.num_frames})",
-            track.num_frames,
-            "Export the poses again for this frame range.",
-            "bad_poses",
-        )
-    scale = np.array([request.width / track.width, request.height / track.height, 1], np.float32)
-    poses = np.frombuffer(track.points, "<f4").reshape(track.shape)[..., :BODY_POINTS, :] * scale
-    if track.still_pose is None:
-        return {"poses": poses, "still_pose": None}
-    still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:])[..., :BODY_POINTS, :] * scale
-    return {"poses": poses, "still_pose": still_pose}
+def motion_speed(native_fps: float, fps: float) -> float:
+    """How fast a model is told that frames move, fps of them a second. It is 8 at the model's own rate (MuseV's clips
+    were every 8th of 24 frames a second) and falls as frames come closer, as far as the layers can tell them apart."""
+    return max(SLOWEST, 8.0 * native_fps / fps)
+
+
+def _control_video(
+    wanted: Control, request: ClipRequest, read_blob: Callable[[str], bytes], still: np.ndarray | None
+) -> ControlVideo:
+    """What a ControlNet is shown. Where the pictures are looked at by a detector, so is the still."""
+    pictures, beside = inputs.pictures_of(wanted.pictures, wanted.name, request, read_blob), None
+    if wanted.detect:
+        pictures = control.preprocess(wanted.name, pictures, device=_device())
+        if still is not None:
+            fitted = frames.fit_still(still, request.width, request.height)
+            (beside,) = control.preprocess(wanted.name, fitted[None], device=_device())
+    net = net_of(wanted.name)
+    return ControlVideo(net, pictures, beside, scale=wanted.scale, start=wanted.start, end=wanted.end)

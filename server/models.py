@@ -18,6 +18,14 @@ SAYABLE = ClipRequest.__dataclass_fields__["model"].metadata["pattern"]
 WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
+class Traits(NamedTuple):
+    """What a model learned from, as its card says. native_fps: frames a second of its clips. body_only: its pose
+    pictures showed bodies without hands and faces."""
+
+    native_fps: float = ModelInfo.native_fps
+    body_only: bool = False
+
+
 class Place(NamedTuple):
     """Where a model lies, as `musev_engine.loading.load_models` takes it. motion, t2i: None in a folder of its own."""
 
@@ -67,10 +75,16 @@ def places() -> dict[str, Place]:
     return {name: place for name, place in found.items() if re.fullmatch(SAYABLE, name)}
 
 
+def traits(name: str) -> Traits:
+    """Of a model by its name, as a request may say it; MuseV's own for one that isn't known."""
+    place = Place(ASSETS / name) if (ASSETS / name / "model_index.json").is_file() else places().get(name)
+    return Traits() if place is None or place.motion is not None else _traits(place.folder)
+
+
 def menus() -> Menus:
-    """The names of all plug-ins that work, each other package's imported in a process of its own to see that it does.
-    Takes as long as that."""
-    from musev_engine import plugins
+    """The names of all plug-ins that work, each other package's imported in a process of its own to see that it does,
+    and of the controls whose ControlNet is here. Takes as long as that."""
+    from musev_engine import plugins, registry
 
     tried = plugins.tried()
 
@@ -82,6 +96,7 @@ def menus() -> Menus:
         window_schedules=names("musev.window_schedules"),
         control_preprocessors=names("musev.control_preprocessors"),
         predictors=names("musev.predictors"),
+        controls=tuple(name for name, needs in registry.controls().items() if registry.installed(needs[0])),
         left_out=tuple(
             f"{plugin.package}: the {plugins.GROUPS[plugin.group]} {plugin.name}: {plugin.problem}"[:500]
             for plugin in tried
@@ -116,6 +131,7 @@ def _describe(folder: Path, source: str) -> ModelInfo:
         height=height * VAE_FACTOR,
         size_bytes=_bytes_in(folder),
         source=source,
+        native_fps=_traits(folder).native_fps,
     )
 
 
@@ -144,7 +160,17 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _licence(card: Path) -> str:
-    """The `license:` line at a model card's head."""
+    return _told(card, "license") or "see its model card"
+
+
+def _traits(folder: Path) -> Traits:
+    """Raises ValueError where the card says a rate that is no number."""
+    card = folder / "README.md"
+    fps = _told(card, "native_fps")
+    return Traits(float(fps) if fps else Traits().native_fps, _told(card, "pose_pictures") == "body")
+
+
+def _told(card: Path, key: str) -> str:
+    """What a line `key: value` at a model card's head says, or ""."""
     lines = card.read_text(encoding="utf-8").splitlines() if card.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("license:")]
-    return named[0] if named else "see its model card"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{key}:")), "")

@@ -97,3 +97,16 @@ def test_encoding_in_chunks_equals_encoding_at_once(vae, monkeypatch):
     chunks = list(frames.decode(vae, at_once))
     assert [len(chunk) for chunk in chunks] == [2, 2, 1]
     assert torch.allclose(torch.cat(chunks), pictures, atol=1e-5)
+
+
+def test_a_frame_with_alpha_is_written_as_it_is():
+    frame = np.dstack([gradient(9, 7), np.arange(63, dtype=np.uint8).reshape(9, 7)])
+    with Image.open(io.BytesIO(frames.encode_png(frame))) as picture:
+        assert picture.mode == "RGBA" and np.array_equal(np.asarray(picture), frame)
+
+
+def test_a_picture_of_another_size_than_was_told_is_refused():
+    png = frames.encode_png(gradient(37, 50))
+    assert frames.decode_still(png, size=(50, 37)).shape == (37, 50, 3)
+    with pytest.raises(ValueError, match="frame 3 of depth is 50×37, and not 50×38"):
+        frames.decode_still(png, what="frame 3 of depth", size=(50, 38))

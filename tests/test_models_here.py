@@ -8,9 +8,10 @@ from safetensors.torch import load_file
 
 from blender_addon import protocol
 from blender_addon.protocol import ClipRequest, Menus, Welcome
+from musev_engine.errors import EngineError
 from server import clips, models
 from tests.test_registry import put
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import TEXT, write_tiny_model
 
 OF_MOTION = (
     "temp_",
@@ -26,8 +27,10 @@ def root(tmp_path, monkeypatch):
     """An empty models folder."""
     monkeypatch.setenv("MUSEV_MODELS", str(tmp_path / "models"))
     clips.load.cache_clear()
+    clips.with_controlnets.cache_clear()
     yield tmp_path / "models"
     clips.load.cache_clear()
+    clips.with_controlnets.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,25 @@ def test_a_pair_loads_by_its_name(root, tiny):
     assert name == "musev_referencenet_pose.painter" and named()[name].installed
     loaded = clips.load(name).unet.state_dict()
     assert torch.equal(loaded["conv_in.bias"], spatial["conv_in.bias"].float())
+
+
+def test_a_controls_net_comes_from_the_models_folder(root, tiny, monkeypatch):
+    shutil.copytree(tiny, root / "tiny")
+    base, depth = clips.load("tiny"), "control_v11f1p_sd15_depth"
+    with pytest.raises(EngineError, match="no such ControlNet"):  # not of Stable Diffusion 1.5's size
+        clips.with_controlnets("tiny", base.sha256, (depth,))
+    monkeypatch.setitem(clips.SD15, "cross_attention_dim", TEXT)
+    with pytest.raises(EngineError) as error:
+        clips.with_controlnets("tiny", base.sha256, (depth,))
+    assert error.value.code == "missing_model" and "huggingface.co/lllyasviel" in str(error.value)
+    assert "Licence: " in str(error.value) and f"musev models download {depth}" in error.value.remedy
+    assert models.menus().controls == ()
+
+    shutil.copytree(tiny / "controlnet", root / "controlnet" / depth)
+    both = clips.with_controlnets("tiny", base.sha256, (depth,))
+    assert set(both.controlnets) == {"control_v11p_sd15_openpose", depth} and both.unet is base.unet
+    assert both.sha256 != base.sha256 and clips.with_controlnets("tiny", base.sha256, (depth,)) is both
+    assert models.menus().controls == ("depth", "pidi", "zoe", "leres")
 
 
 def test_the_menus_name_every_working_plugin():

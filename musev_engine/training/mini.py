@@ -27,6 +27,7 @@ from musev_engine.training.denoiser import (
     CLIP_MEAN,
     CLIP_STD,
     EYE,
+    NATIVE_FPS,
     PACKED,
     REFERENCE,
     SCHEDULER,
@@ -176,6 +177,8 @@ def model_card(recipe: Recipe, work: Path, num_clips: int, start: Path | None = 
     return f"""---
 license: cc0-1.0
 library_name: musev-for-blender
+native_fps: {NATIVE_FPS}
+pose_pictures: body
 ---
 # mini: the embedded model
 
