@@ -1,0 +1,65 @@
+"""When the frames of a clip are: generated at one rate, shown at the scene's. Exact for 23.976 and its like.
+
+A clip of `count` timeline frames is generated at times on that timeline, between two frames too, and shown again at
+every frame; `musev_engine.inbetween` does that half. Knows no Blender: rates are fractions, times are frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from .protocol import exact_rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """times: where on the timeline the generated frames stand. fps: frames a second that are generated;
+    output_frames, output_fps: of what comes back, one for each frame of the timeline."""
+
+    times: tuple[float, ...]
+    fps: Fraction
+    output_frames: int
+    output_fps: Fraction
+    between: str = "held"
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times)
+
+    @property
+    def sentence(self) -> str:
+        """What the panel says: '12 generated → 96 timeline frames'."""
+        plural = "" if self.output_frames == 1 else "s"
+        return f"{self.num_frames} generated → {self.output_frames} timeline frame{plural}"
+
+    @property
+    def request(self) -> dict:
+        """The fields of a ClipRequest; what comes back is told only where that is not what is generated."""
+        fields = {"num_frames": self.num_frames, "fps": float(self.fps)}
+        if self.fps == self.output_fps:
+            return fields
+        return fields | {
+            "output_frames": self.output_frames, "output_fps": float(self.output_fps), "between": self.between,
+        }  # fmt: skip
+
+
+def plan(
+    start: int, count: int, scene_fps: Fraction, generation_fps: Fraction | None = None, between: str = "held"
+) -> Plan:
+    """How to generate `count` frames of the timeline from `start` on at `generation_fps` (None: at every frame).
+
+    between: 'held', 'blended' or 'flow'. Held frames need no frame beyond the last one shown; the others have one at
+    or after it, so that the last frames move too.
+    """
+    fps = scene_fps if generation_fps is None else generation_fps
+    last = (count - 1) * fps / scene_fps  # where the last frame shown lies among those generated
+    num_frames = 1 + (int(last) if between == "held" else ceil(last))
+    step = scene_fps / fps
+    return Plan(tuple(float(start + i * step) for i in range(num_frames)), fps, count, scene_fps, between)
+
+
+def scene_rate(fps: int, fps_base: float) -> Fraction:
+    """A scene's exact rate: 24 over a base of 1.001 is 24000/1001."""
+    return exact_rate(fps / fps_base)
