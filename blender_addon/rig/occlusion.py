@@ -1,0 +1,371 @@
+"""Whether the camera sees a point of a person, or something stands before it: rays against the evaluated scene.
+
+A ray goes from each point towards the camera. What it meets is the person's own body or something else, and each of
+the two may be kept (drawn as if nothing were there), dimmed or hidden. Joints lie inside the body, so its skin over
+them does not count: what does is the body met again behind that skin, or skin farther off than the part is thick.
+
+Keeping is the default, because it is what the pictures look like that pose ControlNets were trained on: OpenPose's
+networks learned from COCO's people, whose annotators marked joints that others cover ("labelled but not visible",
+cocodataset.org/#format-data), so they find most covered joints too and lose those that nothing near tells of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import bpy
+import numpy as np
+from mathutils import Vector
+from mathutils.bvhtree import BVHTree
+
+from .camera import find_camera, picture_matrix, project
+from .people import Person, evaluated_armature, placements
+from .skeleton import INDEX, NAMES
+
+LIGHT = {"keep": 1.0, "dim": 0.5, "hide": 0.0}  # what a covered point's visibility is multiplied by
+
+# In torsos (the middle of the shoulders to the middle of the hips, about half a metre in a grown person):
+MARGIN = np.full(
+    len(NAMES), 0.08
+)  # what may lie on the skin before it counts as something else: clothes, hair
+MARGIN[[INDEX["left_ear"], INDEX["right_ear"]]] = (
+    0.3  # one looks along the cheeks at them, which they stand out from
+)
+TOUCH = 0.02  # how near others may come
+# How far under the skin a point may lie. Beyond, it is seen through the body: a nose from behind, a far hip.
+DEPTH = np.full(len(NAMES), 0.12)
+for _points, _depth in (
+    (("shoulder", "hip"), 0.45), (("elbow", "wrist", "knee", "ankle"), 0.25), (("eye",), 0.14), (("ear",), 0.3),
+):  # fmt: skip
+    DEPTH[[INDEX[f"{side}_{point}"] for side in ("left", "right") for point in _points]] = _depth
+DEPTH[INDEX["neck"]] = 0.6  # in the middle of the shoulders, one of which lies before it from the side
+MOST_HITS = 32  # of one ray in one mesh; a ray through more than that is through anything
+# What binds an object to another, which then moves or shapes it.
+BINDING_MODIFIERS = {
+    "ARMATURE": "object", "LATTICE": "object", "MESH_DEFORM": "object",
+    "SURFACE_DEFORM": "target", "SHRINKWRAP": "target",
+}  # fmt: skip
+BINDING_CONSTRAINTS = {"CHILD_OF", "COPY_TRANSFORMS"}
+SOLID = {"MESH", "CURVE", "SURFACE", "FONT", "META"}
+
+Cast = Callable[[Vector, Vector, float], tuple]
+
+
+@dataclass
+class Occlusion:
+    """What covered points become, and what is known of the scene's objects, by name, while one reading goes on.
+
+    own, others: 'keep', 'dim' or 'hide' points behind the person's own body, and behind anything else.
+    """
+
+    own: str = "keep"
+    others: str = "keep"
+    _owners: dict[tuple, set] = field(default_factory=dict, repr=False)
+    _rendered: set | None = field(default=None, repr=False)
+    _unseen: dict[tuple, BVHTree | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything is to be done."""
+        return self.own != "keep" or self.others != "keep"
+
+    def visible(
+        self,
+        scene: bpy.types.Scene,
+        depsgraph: bpy.types.Depsgraph,
+        people: Sequence[Person],
+        points: np.ndarray,
+        camera: str | None,
+        width: int,
+        height: int,
+    ) -> np.ndarray:
+        """(people, 130) float32, what each point's visibility is to be multiplied by.
+
+        points: (people, 130, 4) as `pose.world_points` gives them. Points outside the width x height picture are not
+        looked at: they stay, so that limbs reach its border. Objects count as a render shows them: those hidden from
+        it or from the camera, and see-through materials, cover nothing; those hidden in the viewport alone do, as they
+        were last seen and without their modifiers. Raises PoseError.
+        """
+        light = np.ones(points.shape[:2], np.float32)
+        if not self.needed or not len(people):
+            return light
+        rays = Rays.to_camera(scene, depsgraph, points, camera, width, height)
+        if not len(rays.person):
+            return light
+        own_hits: list[list[tuple[float, bool]]] = [[] for _ in rays.person]
+        covered = np.zeros(len(rays.person), bool)
+        size = torsos(points)
+        for owners, faces in self._surfaces(scene, depsgraph, people):
+            is_own = np.isin(rays.person, list(owners))
+            for ray in np.flatnonzero(faces.near(rays, ~covered)):
+                if is_own[ray]:
+                    if self.own != "keep":
+                        own_hits[ray] += faces.hits(rays, ray, 0.0, MOST_HITS)
+                elif self.others != "keep":
+                    covered[ray] = bool(faces.hits(rays, ray, TOUCH * size[rays.person[ray]], 1))
+        for ray, hits in enumerate(own_hits):
+            person, point = rays.person[ray], rays.point[ray]
+            if hits and behind_own_body(
+                sorted(hits), DEPTH[point] * size[person], MARGIN[point] * size[person]
+            ):
+                light[person, point] = LIGHT[self.own]
+        at = rays.person[covered], rays.point[covered]
+        light[at] = np.minimum(light[at], LIGHT[self.others])
+        return light
+
+    def _surfaces(self, scene, depsgraph, people: Sequence[Person]) -> Iterator[tuple[set[int], Surface]]:
+        """Everything that a render shows and a ray can meet, with the numbers of the people whose body it is."""
+        if self._rendered is None:
+            self._rendered = set(map(_key, _rendered(depsgraph.view_layer.layer_collection)))
+        armatures = [_key(evaluated_armature(depsgraph, person)) for person in people]
+        moved = [
+            np.array(placed @ evaluated_armature(depsgraph, person).matrix_world.inverted_safe())
+            if placed is not None
+            else np.eye(4)
+            for person, placed in zip(people, placements(depsgraph, people), strict=True)
+        ]
+        met = set()
+        for copy in depsgraph.object_instances:
+            item = copy.object
+            if item.type not in SOLID:
+                continue
+            if not copy.is_instance:
+                met.add(_key(item))
+            source = copy.parent if copy.is_instance else item
+            if (
+                not copy.show_self
+                or not _shows(item)
+                or _key(source) not in self._rendered
+                or source.hide_render
+            ):
+                continue
+            if _key(item) not in self._owners:
+                self._owners[_key(item)] = _armatures_of(item)
+            owners = set()
+            for number, armature in enumerate(armatures):
+                if armature in self._owners[_key(item)]:
+                    itself = item.original.evaluated_get(depsgraph)  # where it stands, were it no copy
+                    offset = copy.matrix_world @ itself.matrix_world.inverted_safe()
+                    if np.allclose(offset, moved[number], atol=1e-4):
+                        owners.add(number)
+            if surface := Surface.of(item, np.array(copy.matrix_world)):
+                yield owners, surface
+        for name, library in self._rendered - met:  # hidden in the viewport, or no solid
+            item = bpy.data.objects.get((name, library or None))
+            if (
+                item is None
+                or item.type != "MESH"
+                or not _shows(item)
+                or item.visible_get(view_layer=depsgraph.view_layer)
+            ):
+                continue
+            if (name, library) not in self._unseen:
+                self._unseen[name, library] = BVHTree.FromPolygons(
+                    [vertex.co for vertex in item.data.vertices],
+                    [face.vertices for face in item.data.polygons],
+                )
+            owners = {number for number, armature in enumerate(armatures) if armature in _armatures_of(item)}
+            yield owners, Surface.of(item, np.array(item.matrix_world), self._unseen[name, library])
+
+
+@dataclass(frozen=True)
+class Rays:
+    """From points towards the camera, up to where it begins to see. person, point: (n,) int; start, end: (n, 3)
+    float64 in the world; length: (n,)."""
+
+    person: np.ndarray
+    point: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    length: np.ndarray
+
+    @classmethod
+    def to_camera(
+        cls, scene, depsgraph, points: np.ndarray, camera: str | None, width: int, height: int
+    ) -> Rays:
+        """Those of the points that lie in the picture, and farther off than the camera's near clipping."""
+        found = find_camera(scene, camera).evaluated_get(depsgraph)
+        place = np.array(found.matrix_world.normalized())
+        seen = project(points, picture_matrix(scene, depsgraph, camera, width, height))
+        depth = (points[..., :3] - place[:3, 3]) @ -place[:3, 2]
+        near = found.data.clip_start
+        inside = (seen[..., 2] > 0) & (depth > near)
+        inside &= ((seen[..., :2] >= 0) & (seen[..., :2] <= (width, height))).all(-1)
+        person, point = np.nonzero(inside)
+        start, depth = points[person, point, :3], depth[person, point, None]
+        if found.data.type == "ORTHO":
+            end = start + place[:3, 2] * (depth - near)
+        else:
+            end = place[:3, 3] + (start - place[:3, 3]) * (near / depth)
+        return cls(person, point, start, end, np.linalg.norm(end - start, axis=1))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A mesh where it stands. cast: (origin, direction, distance) in its own space -> (location or None, normal, face);
+    box: (2, 3), its lowest and highest corner there; see_through: bool a material slot; material_of: face -> slot."""
+
+    cast: Cast
+    to_local: np.ndarray
+    box: np.ndarray
+    see_through: tuple[bool, ...]
+    material_of: Callable[[int], int]
+
+    @classmethod
+    def of(cls, item: bpy.types.Object, world: np.ndarray, tree: BVHTree | None = None) -> Surface | None:
+        """Of an object at the matrix `world`; None where it has no faces, or only see-through ones.
+
+        Blender keeps the tree of an evaluated mesh until the mesh changes; other kinds get a new one every time.
+        """
+        see_through = tuple(
+            slot.material is not None and is_see_through(slot.material) for slot in item.material_slots
+        )
+        if (see_through and all(see_through)) or abs(np.linalg.det(world[:3, :3])) < 1e-12:
+            return None
+        corners = np.array(item.bound_box)
+        if tree is not None or item.type != "MESH":
+            if tree is None:
+                mesh = item.to_mesh()
+                places = [vertex.co.copy() for vertex in mesh.vertices] if mesh else []
+                tree = (
+                    BVHTree.FromPolygons(places, [tuple(face.vertices) for face in mesh.polygons])
+                    if places
+                    else None
+                )
+                item.to_mesh_clear()
+                see_through = ()
+                if tree is None:
+                    return None
+
+            def cast(origin, direction, distance):
+                return tree.ray_cast(origin, direction, distance)[:3]
+        elif not item.data.polygons:
+            return None
+        else:
+
+            def cast(origin, direction, distance):
+                met, location, normal, face = item.ray_cast(origin, direction, distance=distance)
+                return (location if met else None), normal, face
+
+        def material_of(face: int) -> int:
+            return item.data.polygons[face].material_index
+
+        box = np.stack([corners.min(0), corners.max(0)])
+        return cls(cast, np.linalg.inv(world), box, see_through if any(see_through) else (), material_of)
+
+    def near(self, rays: Rays, wanted: np.ndarray) -> np.ndarray:
+        """bool (n,): the wanted rays that pass through the mesh's box."""
+        start, way = self._local(rays)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = (self.box[:, None] - start) / way  # (2, n, 3)
+        reach = np.where(np.isnan(reach), [[[-np.inf]], [[np.inf]]], reach)
+        first, last = reach.min(0).max(-1), reach.max(0).min(-1)
+        return wanted & (first <= last) & (last >= 0) & (first <= 1)
+
+    def hits(self, rays: Rays, ray: int, beyond: float, most: int) -> list[tuple[float, bool]]:
+        """What one ray meets farther than `beyond` from its start, in order, `most` at most: (distance, whether it
+        leaves the mesh there), in the world's units."""
+        start, way = (vectors[0] for vectors in self._local(rays, [ray]))
+        whole, length = float(np.linalg.norm(way)), float(rays.length[ray])
+        direction, hits = Vector(way / whole), []
+        origin, at = Vector(start), beyond / length * whole
+        step = 1e-5 * whole
+        while at < whole and len(hits) < most:
+            location, normal, face = self.cast(origin + direction * at, direction, whole - at)
+            if location is None:
+                break
+            met = (location - origin).dot(direction)
+            if not (self.see_through and self.see_through[self.material_of(face)]):
+                hits.append((met / whole * length, normal.dot(direction) > 0))
+            at = max(met, at) + step
+        return hits
+
+    def _local(self, rays: Rays, which=slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """The rays' starts and their ways to the end, (n, 3) each, in the mesh's space."""
+        turn, shift = self.to_local[:3, :3].T, self.to_local[:3, 3]
+        start = rays.start[which] @ turn + shift
+        return start, rays.end[which] @ turn + shift - start
+
+
+def behind_own_body(hits: Sequence[tuple[float, bool]], depth: float, margin: float) -> bool:
+    """Whether a person's own body covers a point, from what its ray meets of it: (distance, leaving), nearest first.
+
+    depth: how far under the skin such a point may lie; margin: how far before the skin its clothes may. The skin is
+    where the ray has left as many parts as the point lies in, for bodies are often made of parts that overlap.
+    """
+    inside = sum(1 if leaving else -1 for _, leaving in hits)
+    skin = 0.0
+    for distance, leaving in hits:
+        if inside <= 0:
+            break
+        skin = distance
+        inside += -1 if leaving else 1
+    return skin > depth or hits[-1][0] > skin + margin
+
+
+def torsos(points: np.ndarray) -> np.ndarray:
+    """(people,) how long each torso is in the world, from (people, 130, 4) points; where shoulders or hips are not
+    there, a third of the height of all that is."""
+    ends = [[INDEX[f"{side}_{part}"] for side in ("left", "right")] for part in ("shoulder", "hip")]
+    middles = [points[:, rows, :3].mean(axis=1) for rows in ends]
+    there = points[:, ends[0] + ends[1], 3].all(axis=1)
+    placed = np.where(points[..., 3:] > 0, points[..., :3], np.nan)
+    extent = [
+        np.nanmax(np.ptp(person[~np.isnan(person[:, 0])], axis=0), initial=0.0) / 3 for person in placed
+    ]
+    return np.where(there, np.linalg.norm(middles[0] - middles[1], axis=1), extent)
+
+
+def is_see_through(material: bpy.types.Material) -> bool:
+    """Whether one sees through a material in the main: glass, a transparent shader, or an alpha under one half that no
+    texture tells."""
+    if material.node_tree is None or (bpy.app.version < (5, 0) and not material.use_nodes):
+        return False
+    output = material.node_tree.get_output_node("ALL")
+    if output is None or not output.inputs["Surface"].is_linked:
+        return output is not None and output.inputs["Volume"].is_linked
+    shader = output.inputs["Surface"].links[0].from_node
+    if shader.type != "BSDF_PRINCIPLED":
+        return shader.type in ("BSDF_TRANSPARENT", "BSDF_GLASS", "BSDF_REFRACTION")
+    alpha, glass = shader.inputs["Alpha"], shader.inputs["Transmission Weight"]
+    clear = not alpha.is_linked and alpha.default_value < 0.5
+    return clear or (not glass.is_linked and glass.default_value > 0.5)
+
+
+def _key(item: bpy.types.ID) -> tuple[str, str]:
+    return item.name, item.library.filepath if item.library else ""
+
+
+def _shows(item: bpy.types.Object) -> bool:
+    return not item.hide_render and item.visible_camera
+
+
+def _rendered(layer: bpy.types.LayerCollection) -> Iterator[bpy.types.Object]:
+    """The objects of the collections that a render shows."""
+    if layer.exclude or layer.collection.hide_render:
+        return
+    yield from layer.collection.objects
+    for child in layer.children:
+        yield from _rendered(child)
+
+
+def _armatures_of(item: bpy.types.Object, deep: int = 4) -> set[tuple[str, str]]:
+    """The armatures whose body an object belongs to: those that deform it or carry it, or do so with what it is bound
+    or parented to."""
+    if item.type == "ARMATURE":
+        return {_key(item)}
+    if not deep:
+        return set()
+    bound = [item.parent]
+    bound += [
+        getattr(each, BINDING_MODIFIERS[each.type])
+        for each in item.modifiers
+        if each.type in BINDING_MODIFIERS
+    ]
+    for constraint in item.constraints:
+        if constraint.type == "ARMATURE":
+            bound += [target.target for target in constraint.targets]
+        elif constraint.type in BINDING_CONSTRAINTS:
+            bound.append(constraint.target)
+    return set().union(*(_armatures_of(other, deep - 1) for other in bound if other is not None))
