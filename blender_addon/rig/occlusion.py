@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import bpy
 import numpy as np
@@ -98,12 +99,12 @@ class Occlusion:
         size = torsos(points)
         for owners, faces in self._surfaces(scene, depsgraph, people):
             is_own = np.isin(rays.person, list(owners))
-            for ray in np.flatnonzero(faces.near(rays, ~covered)):
+            wanted = np.where(is_own, self.own != "keep", self.others != "keep") & ~covered
+            for ray, hits in faces.near(rays, wanted):
                 if is_own[ray]:
-                    if self.own != "keep":
-                        own_hits[ray] += faces.hits(rays, ray, 0.0, MOST_HITS)
-                elif self.others != "keep":
-                    covered[ray] = bool(faces.hits(rays, ray, TOUCH * size[rays.person[ray]], 1))
+                    own_hits[ray] += hits(0.0, MOST_HITS)
+                else:
+                    covered[ray] = bool(hits(TOUCH * size[rays.person[ray]], 1))
         for ray, hits in enumerate(own_hits):
             person, point = rays.person[ray], rays.point[ray]
             if hits and behind_own_body(
@@ -254,38 +255,34 @@ class Surface:
         box = np.stack([corners.min(0), corners.max(0)])
         return cls(cast, np.linalg.inv(world), box, see_through if any(see_through) else (), material_of)
 
-    def near(self, rays: Rays, wanted: np.ndarray) -> np.ndarray:
-        """bool (n,): the wanted rays that pass through the mesh's box."""
-        start, way = self._local(rays)
+    def near(self, rays: Rays, wanted: np.ndarray) -> Iterator[tuple[int, Callable]]:
+        """The wanted rays, bool (n,), that pass through the mesh's box: each one's number, and `hits(beyond, most)`,
+        what it meets farther than `beyond` from its start, in order, `most` at most: (distance, whether it leaves the
+        mesh there), in the world's units."""
+        turn, shift = self.to_local[:3, :3].T, self.to_local[:3, 3]
+        start = rays.start @ turn + shift
+        way = rays.end @ turn + shift - start
         with np.errstate(divide="ignore", invalid="ignore"):
             reach = (self.box[:, None] - start) / way  # (2, n, 3)
         reach = np.where(np.isnan(reach), [[[-np.inf]], [[np.inf]]], reach)
         first, last = reach.min(0).max(-1), reach.max(0).min(-1)
-        return wanted & (first <= last) & (last >= 0) & (first <= 1)
+        for ray in np.flatnonzero(wanted & (first <= last) & (last >= 0) & (first <= 1)):
+            yield ray, partial(self._hits, Vector(start[ray]), Vector(way[ray]), float(rays.length[ray]))
 
-    def hits(self, rays: Rays, ray: int, beyond: float, most: int) -> list[tuple[float, bool]]:
-        """What one ray meets farther than `beyond` from its start, in order, `most` at most: (distance, whether it
-        leaves the mesh there), in the world's units."""
-        start, way = (vectors[0] for vectors in self._local(rays, [ray]))
-        whole, length = float(np.linalg.norm(way)), float(rays.length[ray])
-        direction, hits = Vector(way / whole), []
-        origin, at = Vector(start), beyond / length * whole
-        step = 1e-5 * whole
+    def _hits(
+        self, start: Vector, way: Vector, length: float, beyond: float, most: int
+    ) -> list[tuple[float, bool]]:
+        whole, hits = way.length, []
+        direction, at, step = way.normalized(), beyond / length * whole, 1e-5 * whole
         while at < whole and len(hits) < most:
-            location, normal, face = self.cast(origin + direction * at, direction, whole - at)
+            location, normal, face = self.cast(start + direction * at, direction, whole - at)
             if location is None:
                 break
-            met = (location - origin).dot(direction)
+            met = (location - start).dot(direction)
             if not (self.see_through and self.see_through[self.material_of(face)]):
                 hits.append((met / whole * length, normal.dot(direction) > 0))
             at = max(met, at) + step
         return hits
-
-    def _local(self, rays: Rays, which=slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        """The rays' starts and their ways to the end, (n, 3) each, in the mesh's space."""
-        turn, shift = self.to_local[:3, :3].T, self.to_local[:3, 3]
-        start = rays.start[which] @ turn + shift
-        return start, rays.end[which] @ turn + shift - start
 
 
 def behind_own_body(hits: Sequence[tuple[float, bool]], depth: float, margin: float) -> bool:
