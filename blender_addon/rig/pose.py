@@ -16,6 +16,7 @@ import numpy as np
 
 from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
 from .camera import PoseError, picture_matrix, project
+from .occlusion import Occlusion
 from .people import Person, evaluated_armature, placements
 from .skeleton import MIRROR, NECK, SHOULDERS
 
@@ -130,7 +131,7 @@ class PoseCapture:
 
     scene, camera: names; camera None: the scene's own, as its markers switch it. times: where on the scene's timeline
     to read, in order, between two frames too; with_still: the last of them is the one at which the rig stands as in
-    the reference still.
+    the reference still. occlusion: what becomes of points that something covers.
     """
 
     scene: str
@@ -140,6 +141,7 @@ class PoseCapture:
     height: int
     times: tuple[float, ...]
     with_still: bool = False
+    occlusion: Occlusion = field(default_factory=Occlusion)
     read: list[np.ndarray] = field(default_factory=list)  # (people, 130, 3) each
 
     phase = "reading poses"
@@ -164,7 +166,7 @@ class PoseCapture:
         if scene is None:
             raise PoseError(f"Scene '{self.scene}' is no longer in this file; generate again.")
         before, own_camera = scene.frame_current_final, scene.camera
-        slowest, taken, pictures, sampler = 0.0, self.done, [], None
+        slowest, taken, pictures, light, sampler = 0.0, self.done, [], [], None
         try:
             while taken < self.total:
                 started = time.perf_counter()
@@ -175,6 +177,7 @@ class PoseCapture:
                 sampler = sampler or Sampler(depsgraph, self.people)
                 sampler.add(depsgraph)
                 pictures.append(picture_matrix(scene, depsgraph, self.camera, self.width, self.height))
+                light.append(self._light(scene, depsgraph))
                 taken += 1
                 slowest = max(slowest, time.perf_counter() - started)
         finally:
@@ -182,8 +185,18 @@ class PoseCapture:
             if scene.camera != own_camera:  # a marker has switched it on the way
                 scene.camera = own_camera
         if sampler is not None:
-            self.read += list(project(sampler.points(), np.array(pictures)[:, None]))
+            keypoints = project(sampler.points(), np.array(pictures)[:, None])
+            keypoints[..., 2] *= light
+            self.read += list(keypoints)
         return self.done == self.total
+
+    def _light(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> np.ndarray:
+        """What the visibility of each point, (people, 130), is to be multiplied by."""
+        if not self.occlusion.needed:
+            return np.ones((len(self.people), POINTS), np.float32)
+        points = world_points(scene, depsgraph, self.people)
+        where = self.camera, self.width, self.height
+        return self.occlusion.visible(scene, depsgraph, self.people, points, *where)
 
     def finish(self, request: ClipRequest) -> tuple[ClipRequest, dict[str, bytes]]:
         """The request with the poses named in it, and their bytes by sha256. Raises ProtocolError."""

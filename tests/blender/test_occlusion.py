@@ -270,6 +270,20 @@ def test_covered_points_are_dimmed_or_hidden_as_asked(rig):
     assert not Occlusion().needed and Occlusion("dim").needed
 
 
+def test_poses_are_read_with_what_covers_them_frame_by_frame(rig):
+    wall = box("Wall", *WALL)
+    for frame, y in ((1, 0.0), (2, 2.0)):
+        wall.location.y = y - 1.05
+        wall.keyframe_insert("location", frame=frame)
+    scene = bpy.context.scene
+    found = (people.resolve(rig),)
+    for occlusion, seen in ((Occlusion(), [1, 1]), (Occlusion("keep", "dim"), [0.5, 1])):
+        capture = pose.PoseCapture(scene.name, found, None, SIZE, SIZE, (1, 2), occlusion=occlusion)
+        while not capture.advance(float("inf")):
+            pass
+        assert [keypoints[0, INDEX["nose"], 2] for keypoints in capture.read] == seen
+
+
 def test_an_instanced_figure_knows_its_own_skin(rig):
     """Its own copy of the skin is its body; the copy beside it is something else."""
     troupe = bpy.data.collections.new("Troupe")
