@@ -10,9 +10,11 @@ from pathlib import Path
 
 from musev_engine import plugins, registry
 from musev_engine.checkpoints import SUFFIXES, bad_model, check_base, open_weights, read_json
+from musev_engine.errors import EngineError
 from musev_engine.models.config import SD15, unet_config
 
 POSE_CONTROLNET = "control_v11p_sd15_openpose"
+TOKENIZER = "clip-tokenizer"
 
 
 def hub_parts(folder: Path, t2i: str | Path | None) -> tuple[dict[str, Path], dict]:
@@ -50,7 +52,7 @@ def musev_parts(
     sizes = {key: published[key] for key in (*SD15, "out_channels", "up_block_types") if key in published}
     config = unet_config("musev", **flags, **sizes)
 
-    images = _images(folder / "t2i")
+    images = image_models(folder / "t2i")
     if t2i is None and len(images) == 1:
         (t2i,) = images
     if t2i is None:
@@ -76,7 +78,7 @@ def musev_parts(
 
 def _base_parts(base: Path, tokenizer: Path | None) -> dict[str, Path]:
     """What an SD1.5 model brings: a diffusers folder's parts, or one file as all of them, which has no
-    tokenizer: then one beside it, or `tokenizer`, does."""
+    tokenizer: then one beside it does, CLIP's from the models folder, or `tokenizer`."""
     if base.is_dir():
         names = {"base": "unet", "text_encoder": "text_encoder", "tokenizer": "tokenizer"}
         parts = {part: base / name for part, name in names.items()}
@@ -89,16 +91,21 @@ def _base_parts(base: Path, tokenizer: Path | None) -> dict[str, Path]:
     beside = base.parent / "tokenizer"
     if beside.is_dir():
         tokenizer = beside
+    elif registry.installed(TOKENIZER):
+        tokenizer = registry.find(TOKENIZER)
     if tokenizer is None:
-        raise bad_model(
+        terms = registry.model(TOKENIZER).terms
+        raise EngineError(
             f"{base} is a single file, which brings no tokenizer, and there is none here",
             beside,
-            "Put the folder `tokenizer` of any Stable Diffusion 1.5 model there.",
+            f"Run: musev models download {TOKENIZER} ({terms}); or put the folder `tokenizer` of any Stable Diffusion "
+            "1.5 model there.",
+            code="missing_model",
         )
     return {"base": base, "vae": base, "text_encoder": base, "tokenizer": tokenizer}
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def image_models(folder: Path) -> dict[str, Path]:
     """The image models in MuseV's folder `t2i`, by name: diffusers folders and single files."""
     folders = {path.parent.name: path.parent for path in sorted(folder.rglob("unet")) if path.is_dir()}
     inside = tuple(folders.values())

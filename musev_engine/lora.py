@@ -88,6 +88,17 @@ def apply_loras(
     return applied
 
 
+def check_lora(path: Path) -> None:
+    """Look at a file's keys and shapes alone, before any model is read. Raises EngineError for what can't be read, is
+    no plain LoRA, or seems to be one for another base than Stable Diffusion 1."""
+    weights = open_weights(path)
+    _check_plain(path, weights)
+    like = _seems(weights)
+    if not any(re.search(_ENDINGS[0][0], key) for key in weights) or like not in ("", _FOR[768]):
+        what = f"it seems to be {like}" if like else f"its keys are no LoRA's: {', '.join(list(weights)[:3])}"
+        raise bad_model(f"{path} is no LoRA for this model", what, _OTHER)
+
+
 def few_step(paths: Iterable[Path]) -> FewStep | None:
     """What the last few-step LoRA among these wants; they are known by the names of file and folder alone."""
     found = None
@@ -127,6 +138,12 @@ _ENDINGS = (  # of a key -> which part of a layer it is
     (r"\.lora_mid\.weight$", "mid"),
     (r"(?:\.lora)?\.alpha$", "alpha"),
 )
+_FOR = {  # the width of the text that its layers read -> whom it is for
+    768: "a LoRA for Stable Diffusion 1",
+    1024: "a LoRA for Stable Diffusion 2",
+    2048: "a LoRA for Stable Diffusion XL",
+}
+_OTHER = "Take a LoRA made for Stable Diffusion 1.5."
 _NETWORKS = {
     "lora_unet_": "unet",
     "lora_te_": "text_encoder",
@@ -140,8 +157,7 @@ def _read_lora(
 ) -> list[tuple[Layer, float, dict[str, Tensor]]]:
     """Each layer that a file changes, its alpha/r, and its tensors. Raises EngineError naming what doesn't fit."""
     weights = open_weights(path)
-    if odd := next((key for key in weights if re.search(_NOT_PLAIN, key)), None):
-        raise bad_model(f"{path} is another kind of change than a LoRA", odd, "Take a plain LoRA.")
+    _check_plain(path, weights)
     found: dict[tuple[str, str], Parts] = {}
     unknown = []
     for key, stored in weights.items():
@@ -163,7 +179,7 @@ def _read_lora(
             raise bad_model(
                 f"The LoRA {path} isn't for this model",
                 f"{listed}; it seems to be {like}" if like else listed,
-                "Take a LoRA made for Stable Diffusion 1.5.",
+                _OTHER,
             )
     alpha = _declared_alpha(path)
     read = read_all(
@@ -181,6 +197,11 @@ def _read_lora(
             )
         changes.append((layers[network][name], scale, tensors))
     return changes
+
+
+def _check_plain(path: Path, weights: Weights) -> None:
+    if odd := next((key for key in weights if re.search(_NOT_PLAIN, key)), None):
+        raise bad_model(f"{path} is another kind of change than a LoRA", odd, "Take a plain LoRA.")
 
 
 def _place(key: str, layers: dict[str, dict[str, Layer]]) -> tuple[str, str, str]:
@@ -222,8 +243,7 @@ def _seems(weights: Weights) -> str:
             r"attn2[._](processor\.)?to_k(_lora)?\.(lora_down|lora_A|lora\.down|down)(\.\w+)?\.weight$"
         )
         widths = [stored.shape[-1] for key, stored in weights.items() if re.search(reads_text, key)]
-        bases = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
-        return f"a LoRA for {bases[widths[0]]}" if widths and widths[0] in bases else ""
+        return _FOR.get(widths[0], "") if widths else ""
     return like
 
 

@@ -7,6 +7,7 @@ when it is complete, and beside it lies a JSON sidecar that tells how it was mad
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -34,8 +35,11 @@ def read_still(path: str | Path) -> np.ndarray:
     try:
         return decode_still(Path(path).read_bytes())
     except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            why = "it is no picture"
         raise EngineError(
-            f"{path} can't be read", error, "Give a whole PNG or JPEG file.", "unreadable_image"
+            f"{path} can't be read", why, "Give a whole PNG or JPEG file.", "unreadable_image"
         ) from error
 
 
@@ -87,7 +91,7 @@ def read_clips(
     if not count:
         raise EngineError(
             f"{path} is too short for a clip of {time_size} frames",
-            f"{len(clip)} frames at sample_rate {sample_rate}",
+            f"{len(clip)} frame{'' if len(clip) == 1 else 's'} at sample_rate {sample_rate}",
             "Give a longer video, a smaller time_size or a smaller sample_rate.",
             code="short_video",
         )
@@ -122,6 +126,9 @@ def _animation_frames(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
 
 
 def _video_frames(path: Path, sample_rate: int) -> Iterator[np.ndarray]:
+    # what is wrong with a file is told by our errors; OpenCV and ffmpeg would print theirs among the progress
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
@@ -182,7 +189,7 @@ def write_media(
         raise EngineError(
             "There is a clip of this name already", path, "Add --overwrite, or choose another name.", "exists"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writable(path.parent)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         count, frames = 0, iter(frames)
@@ -210,6 +217,22 @@ def write_media(
         return count
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def writable(folder: Path) -> None:
+    """Make a folder for clips. Raises EngineError where that can't be, or nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # told as what it is
+        raise EngineError(
+            f"Nothing can be written to {folder}",
+            error.strerror or error,
+            "Choose another folder.",
+            "unwritable",
+        ) from error
 
 
 def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:

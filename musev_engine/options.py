@@ -21,7 +21,8 @@ IP_ADAPTERS = {  # MuseV's names: files of IP-Adapter/
 @dataclass(frozen=True)
 class Option:
     """One option. kind: what its text is read as; flag "on" or "off": it takes no text, and given it means True or,
-    as MuseV's `store_false` ones, False. effect: what it does. supported: what it becomes here. `ours`: not MuseV's.
+    as MuseV's `store_false` ones, False. least: the smallest number that is taken. effect: what it does. supported:
+    what it becomes here. `ours`: not MuseV's.
     """
 
     name: str
@@ -33,6 +34,18 @@ class Option:
     choices: tuple[str, ...] = ()
     verbs: tuple[str, ...] = BOTH
     ours: bool = False
+    least: float | None = None
+
+    def read(self, text: str) -> object:
+        """Its value from the command line. Raises argparse's error."""
+        try:
+            value = self.kind(text)
+        except ValueError as error:
+            kind = {int: "whole number", float: "number"}.get(self.kind, self.kind.__name__)
+            raise argparse.ArgumentTypeError(f"{text!r} is no {kind}") from error
+        if self.least is not None and not value >= self.least:
+            raise argparse.ArgumentTypeError(f"{text} is out of bounds: give {self.least} or more")
+        return value
 
     @property
     def key(self) -> str:
@@ -49,6 +62,7 @@ def _off(name: str, effect: str, supported: str, **more) -> Option:
 
 
 MODELS = "`load_models`"
+FEW_STEPS = "if not given, what a few-step LoRA wants"
 NOT_RUN = "a folder; MuseV's own .py files aren't run, the checkpoints folder beside them is searched"
 OPTIONS: tuple[Option, ...] = (
     # what is made
@@ -100,10 +114,11 @@ OPTIONS: tuple[Option, ...] = (
     _on("--save_images", "PNG files besides", "a folder beside the clip"),
     _on("--overwrite", "make again what is there", "without it a clip that is there is left and said to be skipped"),
     _on("--write_info", "tell how the clip was made", "always: the sidecar"),
-    Option("--n_cols", 3, "columns, where several videos are shown in one", "with --need_return_*", int),
-    Option("--fps", 4, "frames a second", "`media.write_media`", int),
-    Option("--n_repeat", 1, "clips a task", "each with the next seed (MuseV: the same, if one is given)", int),
-    Option("--log_level", "INFO", "how much is told", "WARNING and above: no progress"),
+    Option("--n_cols", 3, "columns, where several videos are shown in one", "with --need_return_*", int, least=1),
+    Option("--fps", 4, "frames a second", "`media.write_media`", int, least=1),
+    Option("--n_repeat", 1, "clips a task", "each with the next seed (MuseV: the same, if one is given)", int, least=1),
+    Option("--log_level", "INFO", "how much is told", "WARNING and above: no progress",
+           choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
     _on("--need_return_videos", "show the source video beside the clip", "one picture of --n_cols columns", verbs=V2V),
     _on("--need_return_condition", "show the control pictures beside the clip", "one picture of --n_cols columns",
         verbs=V2V),
@@ -111,9 +126,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("--height", None, "pixels", "`Clip.height`, times the ratio, down to a multiple of 64", int),
     Option("--width", None, "pixels", "`Clip.width`, times the ratio, down to a multiple of 64", int),
     Option("--img_length_ratio", 1.0, "factor of height and width", "`Clip.height`, `Clip.width`", float),
-    Option("--time_size", 12, "frames a shot", "`Clip.shots`", int),
-    Option("--n_batch", 1, "shots", "`Clip.shots`", int),
-    Option("--seed", None, "None: another one for each clip, told in its sidecar", "`Clip.seed`", int),
+    Option("--time_size", 12, "frames a shot", "`Clip.shots`", int, least=1),
+    Option("--n_batch", 1, "shots", "`Clip.shots`", int, least=1),
+    Option("--seed", None, "None: another one for each clip, told in its sidecar", "`Clip.seed`", int, least=0),
     # condition images
     _off("--use_condition_image", "begin with the task's condition image", "`Clip.condition_images`"),
     _on("--fix_condition_images", "every shot begins with it", "`Clip.fix_condition_images`"),
@@ -145,13 +160,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("--negative_prompt", "V2", "the first frame's: a set's name or a text", "`FirstFrame.negative_prompt`"),
     Option("--video_negative_prompt", "V2", "the clip's: a set's name or a text", "`Clip.negative_prompt`"),
     _on("--add_static_video_prompt", "nothing that stands still: into the negative prompt", "`Clip.negative_prompt`"),
-    Option("--guidance_scale", 7.5, "the first frame's", "`FirstFrame.guidance_scale`", float),
-    Option("--num_inference_steps", 30, "the first frame's", "`FirstFrame.num_inference_steps`", int),
-    Option("--video_guidance_scale", 3.5, "the clip's", "`Clip.guidance_scale`", float),
+    Option("--guidance_scale", 7.5, "the first frame's", f"`FirstFrame.guidance_scale`; {FEW_STEPS}", float),
+    Option("--num_inference_steps", 30, "the first frame's", f"`FirstFrame.num_inference_steps`; {FEW_STEPS}", int),
+    Option("--video_guidance_scale", 3.5, "the clip's", f"`Clip.guidance_scale`; {FEW_STEPS}", float),
     Option("--video_guidance_scale_end", None, "where it goes to", "`Clip.guidance_scale_end`", float),
     Option("--video_guidance_scale_method", "linear", "and how", "`Clip.guidance_method`",
            choices=("linear", "two_stage", "three_stage", "fix_two_stage")),
-    Option("--video_num_inference_steps", 10, "the clip's", "`Clip.num_inference_steps`", int),
+    Option("--video_num_inference_steps", 10, "the clip's", f"`Clip.num_inference_steps`; {FEW_STEPS}", int),
     # noise and motion
     _off("--need_img_based_video_noise", "lean the noise to the condition image", "`Clip.img_weight`, 0 when off"),
     Option("--img_weight", 0.001, "how far", "`Clip.img_weight`", float),
@@ -174,7 +189,7 @@ OPTIONS: tuple[Option, ...] = (
     # video to video
     Option("--controlnet_name", None, "one of 26 controls, or several with commas", "`Clip.controls`", verbs=V2V),
     Option("--controlnet_conditioning_scale", 1.0, "their weight", "`ControlVideo.scale`", float, verbs=V2V),
-    Option("--sample_rate", 1, "take every n-th frame", "`media.read_clips`", int, verbs=V2V),
+    Option("--sample_rate", 1, "take every n-th frame", "`media.read_clips`", int, verbs=V2V, least=1),
     Option("--which2video", "video", "video: begin with the source, noised; video_middle: only follow it",
            "`Clip.video`", choices=("video", "video_middle"), verbs=V2V),
     _on("--need_video2video", "the same as --which2video video", "`Clip.video`", verbs=V2V),
@@ -244,7 +259,7 @@ def parser_of(verb: str, parser: argparse.ArgumentParser) -> argparse.ArgumentPa
             told = f"[off] {told}" if option.flag == "off" else told
         else:
             open_choice = option.name == "--context_schedule"  # plug-ins add to them
-            how = {"type": option.kind, "choices": None if open_choice else option.choices or None}
+            how = {"type": option.read, "choices": None if open_choice else option.choices or None}
             how["metavar"] = None if how["choices"] else option.kind.__name__.upper()
         parser.add_argument(
             *names, dest=option.key, default=argparse.SUPPRESS, help=told.replace("%", "%%"), **how

@@ -26,6 +26,8 @@ def read_tasks(path: str | Path) -> list[dict]:
     from omegaconf.errors import OmegaConfBaseException
 
     path = Path(path)
+    if not path.is_file():
+        raise bad_tasks("There is no such task file", path, "Give the path of a YAML list of tasks.")
     try:
         if path.suffix.lower() == ".csv":
             with path.open(encoding="utf-8", newline="") as file:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from musev_engine import registry
+from musev_engine import plugins, registry
 from musev_engine.clip import Clip
 from musev_engine.control import find_control
 from musev_engine.errors import EngineError
+from musev_engine.layouts import image_models
 from musev_engine.loading import POSE_CONTROLNET, Models, load_models
+from musev_engine.lora import check_lora
 from musev_engine.options import IP_ADAPTERS, NO
 from musev_engine.prompts import NEGATIVE_SETS
 from musev_engine.task_files import negative_prompt
@@ -28,8 +31,8 @@ def models_of(options: argparse.Namespace) -> Iterator[Models]:
     Raises EngineError where something isn't there or doesn't do, and for FaceIn.
     """
     _refuse_what_has_no_code(options)
-    place = {"device": options.device or ("cuda" if torch.cuda.is_available() else "cpu")}
-    more: dict = {"loras": _loras(options), "referencenet": _wants_referencenet(options)} | place
+    more: dict = {"device": _device(options.device), "loras": _loras(options)}
+    more["referencenet"] = _wants_referencenet(options)
     if "vae_model_path" in options.given:
         more["vae"] = _existing(options.vae_model_path, "--vae_model_path")
     nets = _controlnets(options)
@@ -49,9 +52,7 @@ def models_of(options: argparse.Namespace) -> Iterator[Models]:
     if options.sd_model_name.lower() in NO:  # then cfg_path is the image model
         names = [_existing(options.sd_model_cfg_path, "--sd_model_cfg_path")]
     elif options.sd_model_name == "all":
-        images = source / "t2i"
-        names = sorted({path.parent.name for path in images.rglob("unet")}) if images.is_dir() else []
-        names = names or [None]
+        names = [*sorted(image_models(source / "t2i"))] or [None]
     if (source / "motion").is_dir():
         more["motion"] = options.unet_model_name
     if options.ip_adapter_model_name in IP_ADAPTERS:
@@ -68,13 +69,27 @@ def models_of(options: argparse.Namespace) -> Iterator[Models]:
         yield _checked(load_models(source, t2i=name, **more), options)
 
 
-def fitting(clip: Clip, models: Models) -> Clip:
-    """The clip without the pictures that these models have no parts for, as MuseV leaves them out."""
+def fitting(clip: Clip, models: Models, given: Collection[str] = ()) -> Clip:
+    """The clip without the pictures that these models have no parts for, as MuseV leaves them out, and with the steps
+    and the guidance that a few-step LoRA was made for. given: options that the user has set, which stay."""
+    few = models.few_step
+    if few is not None and clip.compat != "musev":
+        wanted = {"num_inference_steps": few.num_inference_steps, "guidance_scale": few.guidance_scale}
+        ours = {key: value for key, value in wanted.items() if f"video_{key}" not in given}
+        first = {key: value for key, value in wanted.items() if key not in given}
+        clip = replace(clip, **ours, first_frame=replace(clip.first_frame, **first))
     return replace(
         clip,
         references=clip.references if models.referencenet is not None or clip.reference_only else None,
         image_prompts=clip.image_prompts if models.image_encoder is not None else None,
     )
+
+
+def missing_words(clip: Clip, models: Models) -> list[str]:
+    """The words with learned vectors that a clip's negative prompts name and these models don't know."""
+    known = {word for each in NEGATIVE_SETS.values() for word in each.embeddings}
+    text = f"{clip.negative_prompt} {clip.first_frame.negative_prompt}"
+    return sorted(word for word in known if word in text and word not in models.embeddings)
 
 
 def _refuse_what_has_no_code(options: argparse.Namespace) -> None:
@@ -106,6 +121,13 @@ def _source(options: argparse.Namespace) -> Path:
             return beside
     if "unet_model_cfg_path" in options.given:
         return _existing(options.unet_model_cfg_path, "--unet_model_cfg_path")
+    known = plugins.found("musev.motion_models")
+    if options.unet_model_name not in known:
+        near = difflib.get_close_matches(options.unet_model_name, known, n=2) or list(known)
+        raise EngineError(
+            "No motion model has this name", options.unet_model_name, f"Did you mean {' or '.join(near)}?",
+            code="bad_model",
+        )  # fmt: skip
     places = [Path("checkpoints"), *registry.folders()]
     source = next((place for place in places if (place / "motion").is_dir()), None)
     if source is None:
@@ -128,6 +150,25 @@ def _checked(models: Models, options: argparse.Namespace) -> Models:
     if options.ip_adapter_model_name in _switched_off(options):
         models = replace(models, image_encoder=None, image_proj=None)
     return models
+
+
+def _device(name: str | None) -> str:
+    """Where clips are made: the one that is named, or the GPU where there is one."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return "cuda" if there else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        remedy = "Choose cpu, cuda, cuda:1, mps, …"
+        raise EngineError("No device has this name", name, remedy, code="unknown_name") from error
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise EngineError(
+            f"{'This GPU' if there else 'A GPU'} isn't here, or torch can't use it", name,
+            f"There are {there}: choose cuda:0 to cuda:{there - 1}." if there else "Choose cpu, or see: musev doctor",
+            code="missing_device",
+        )  # fmt: skip
+    return name
 
 
 def _switched_off(options: argparse.Namespace) -> tuple[str | None, ...]:
@@ -157,6 +198,8 @@ def _loras(options: argparse.Namespace) -> list[tuple[Path, float]]:
             if isinstance(error, EngineError):
                 raise
             loras.append((_existing(text.strip(), "--lora"), 1.0))  # a colon that belongs to the path
+    for path, _ in loras:  # before anything large is read
+        check_lora(path)
     if options.lcm_model_name:
         given = Path(options.lcm_model_cfg_path)
         found = (
@@ -171,7 +214,7 @@ def _loras(options: argparse.Namespace) -> list[tuple[Path, float]]:
 
 
 def _embeddings(source: Path, options: argparse.Namespace) -> list[Path]:
-    """The textual inversions in the folder that the negative prompts name."""
+    """The textual inversions that the negative prompts name, in the folder or else the models folder."""
     texts = [each.prompt for each in NEGATIVE_SETS.values()]
     texts += [
         negative_prompt(text, options.negprompt_cfg_path)
@@ -179,11 +222,16 @@ def _embeddings(source: Path, options: argparse.Namespace) -> list[Path]:
     ]
     folder = source / "embedding"
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [
-        path
+    there = {
+        path.stem: path
         for path in files
         if path.suffix in (".pt", ".safetensors", ".bin") and any(path.stem in text for text in texts)
-    ]
+    }
+    words = [one.id for one in registry.known().values() if one.role == "embedding"]
+    elsewhere = {
+        word: registry.find(word) for word in words if word not in there and registry.installed(word)
+    }
+    return [*there.values(), *elsewhere.values()]
 
 
 def _existing(text: str, option: str) -> Path:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from musev_engine.clip import Clip, ConditionImage, ControlVideo, FirstFrame, SerialDenoise, shot_lengths
 from musev_engine.control import ControlKind, find_control, preprocess
 from musev_engine.errors import EngineError
 from musev_engine.faces import InsightFaces, read_faces
-from musev_engine.frames import fit_still
+from musev_engine.frames import fit_frames, fit_still
 from musev_engine.media import STILLS, read_clips, read_still, video_size
 from musev_engine.task_files import bad_tasks, find_path, negative_prompt, prompt_of
 
@@ -31,10 +30,20 @@ class Task:
         self.sources: np.ndarray | None = None
         self.controls: list[np.ndarray] = []
 
+    def check(self, **poses: np.ndarray | None) -> None:
+        """Raise the EngineErrors that `clip` would, as far as they show without a whole video, detectors or faces."""
+        self._clip(0, True, **poses)
+
     def clip(
         self, seed: int, *, poses: np.ndarray | None = None, still_pose: np.ndarray | None = None
     ) -> Clip:
         """The clip. poses, still_pose: see `Clip`. Raises EngineError."""
+        return self._clip(seed, False, poses, still_pose)
+
+    def _clip(
+        self, seed: int, checked: bool, poses: np.ndarray | None = None, still_pose: np.ndarray | None = None
+    ) -> Clip:
+        """checked: for the check alone, with neither what a video gives nor a face."""
         options, get, prompt = self.options, self._get, prompt_of(self.values)
         video_path = self.values.get("video_path") or getattr(options, "video_path", None)
         to_video = hasattr(options, "which2video")
@@ -50,7 +59,13 @@ class Task:
         stills = {"condition_images": tuple(map(ConditionImage, begin, indices))}
         more: dict = {"motion_speed": get("motion_speed", float)}
         if path is not None:
-            more |= self._following(path, begin, width, height)
+            names = self._follows(path)
+            more |= (
+                {"shots": shot_lengths(options.time_size, options.n_batch, given_frames=0)}
+                if checked
+                else self._following(path, names, begin, width, height)
+            )
+            more |= {"guess_mode": options.guess_mode, "video_strength": options.video_strength}
             if not self._told("motion_speed"):
                 more["motion_speed"] = float(options.sample_rate)
         elif poses is not None:
@@ -86,7 +101,7 @@ class Task:
             reference_only=options.referencenet_model_name == "reference_only",
             references=self._pictures("refer_image", "referencenet_image_path", first),
             image_prompts=self._pictures("ipadapter_image", "ipadapter_image_path", first),
-            face_embeds=self._face(), ip_adapter_scale=options.ip_adapter_scale,
+            face_embeds=None if checked else self._face(), ip_adapter_scale=options.ip_adapter_scale,
             face_scale=options.ip_adapter_face_scale,
             prompt_only_use_image_prompt=options.prompt_only_use_image_prompt,
             n_vision_condition=options.n_vision_condition, fix_condition_images=options.fix_condition_images,
@@ -208,19 +223,36 @@ class Task:
 
     # --- video --------------------------------------------------------------------------------------------
 
-    def _following(self, path: Path, begin: list[np.ndarray], width: int, height: int) -> dict:
+    def _follows(self, path: Path) -> list[str]:
+        """The names of the controls that are followed. Raises EngineError for unknown ones, for nothing to follow, and
+        for what is no video."""
+        options = self.options
+        names = [name.strip() for name in (options.controlnet_name or "").split(",") if name.strip()]
+        kinds = [find_control(name) for name in names]
+        if not kinds and not self._starts_from_video:
+            remedy = "Give --controlnet_name, or --which2video video."
+            raise EngineError("The clip has nothing to follow", options.which2video, remedy)
+        video_size(path)
+        return names
+
+    @property
+    def _starts_from_video(self) -> bool:
+        return self.options.which2video == "video" or self.options.need_video2video
+
+    def _following(
+        self, path: Path, names: list[str], begin: list[np.ndarray], width: int, height: int
+    ) -> dict:
         """What a clip takes from its video: shots, control pictures, and the start."""
         options = self.options
-        clips = []
-        for clip in read_clips(path, options.time_size, options.sample_rate, options.n_batch):
-            shrunk = clip.shape[1] * clip.shape[2] > width * height  # never hold more than is used
-            clips.append(_resized(clip, width, height) if shrunk else clip)
+        clips = [
+            fit_frames(clip, width, height, options.compat)
+            for clip in read_clips(path, options.time_size, options.sample_rate, options.n_batch)
+        ]
         video = np.concatenate(clips)
         is_middle = self._get("video_is_middle", bool)
         before = begin[:1] if not self._get("video_has_condition", bool) else []
-        names = [name.strip() for name in (options.controlnet_name or "").split(",") if name.strip()]
         device = options.device or "cpu"
-        still = fit_still(before[0], video.shape[2], video.shape[1]) if before else None
+        still = fit_still(before[0], width, height, options.compat) if before else None
         controls = []
         for name in names:
             kind, pictures, shown = find_control(name), video, []
@@ -229,7 +261,7 @@ class Task:
                     raise EngineError(
                         "Posealign is for poses", name, "Turn it off, or choose a pose control."
                     )
-                figure = fit_still(begin[0], video.shape[2], video.shape[1])
+                figure = fit_still(begin[0], width, height, options.compat)
                 pictures, drawn = kind.aligned(video, figure, device=device)
                 shown = [drawn[None]]
             elif not is_middle:
@@ -242,17 +274,9 @@ class Task:
             controls.append(ControlVideo(kind.controlnet, pictures, None, *span))
         if before:  # the condition image comes before the video
             video = np.concatenate([still[None], video])
-        starts = options.which2video == "video" or options.need_video2video
-        if not controls and not starts:
-            remedy = "Give --controlnet_name, or --which2video video."
-            raise EngineError("The clip has nothing to follow", options.which2video, remedy)
         self.sources, self.controls = video, [control.frames for control in controls]
         return {
             "shots": shot_lengths(options.time_size, len(clips), given_frames=len(before)),
-            "controls": tuple(controls), "guess_mode": options.guess_mode,
-            "video": video if starts else None, "video_strength": options.video_strength,
-        }  # fmt: skip
-
-
-def _resized(frames: np.ndarray, width: int, height: int) -> np.ndarray:
-    return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames])
+            "controls": tuple(controls),
+            "video": video if self._starts_from_video else None,
+        }

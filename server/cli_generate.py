@@ -3,8 +3,8 @@
 | exit status | what it says |
 |---|---|
 | 0 | every clip was made, or was there already |
-| 1 | a clip couldn't be made; the others were |
-| 2 | the command line or the task file is wrong |
+| 1 | a clip couldn't be made (a picture or video that can't be read, say); the others were |
+| 2 | the command line or the task file asks for what can't be |
 | 3 | a model isn't there, or doesn't do |
 | 4 | the memory doesn't suffice |
 | 130 | interrupted |
@@ -32,12 +32,13 @@ from blender_addon.protocol import BODY_POINTS, PoseTrack, ProtocolError
 if TYPE_CHECKING:
     import numpy as np
 
+    from musev_engine.clip import Clip
     from musev_engine.loading import Models
     from musev_engine.tasks import Task
 
 FAILED, USAGE, MODEL, MEMORY, INTERRUPTED = 1, 2, 3, 4, 130
 MODEL_CODES = ("missing_model", "bad_model", "unknown_model", "no_models", "not_supported", "broken_plugin")
-USAGE_CODES = ("bad_tasks", "unknown_name", "changed_input")
+USAGE_CODES = ("bad_tasks", "unknown_name", "changed_input", "bad_request", "missing_device", "unwritable")
 LONGEST_SEED = 2**31  # exclusive
 INPUTS = ("condition_images", "refer_image", "ipadapter_image", "face_image", "video_path")
 INPUT_OPTIONS = (
@@ -90,13 +91,15 @@ class _Run:
 
         self.verb, given = verb, vars(args)
         self.options = argparse.Namespace(**defaults(verb) | given, given=frozenset(given))
-        self.quiet = self.options.log_level.upper() not in ("DEBUG", "INFO")
+        self.quiet = self.options.log_level not in ("DEBUG", "INFO")
+        self.said: set[str] = set()
 
     def status(self) -> int:
         """Do it all; the exit status."""
         try:
-            tasks = list(self._tasks())
-            worst = 0
+            tasks, worst = self._checked()
+            if not tasks:
+                return worst
             for number, models in enumerate(self._models()):
                 for task, folder in tasks:
                     for repeat in range(self.options.n_repeat):
@@ -110,6 +113,24 @@ class _Run:
         except KeyboardInterrupt:
             self._say(f"musev {self.verb}: interrupted; nothing half-made was kept")
             return INTERRUPTED
+
+    def _checked(self) -> tuple[list[tuple[dict, Path]], int]:
+        """The tasks that can be tried, and the exit status for the others: all that can be known to be wrong is told
+        before any model is read."""
+        from musev_engine.media import writable
+        from musev_engine.tasks import Task
+
+        able, worst = [], 0
+        for values, folder in self._tasks():
+            try:
+                task = Task(dict(values), self.options, folder)
+                task.check(**self._poses(task))
+                able.append((values, folder))
+            except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+                worst = max(worst, self._told(error, str(values["name"])))
+        if able:
+            writable(Path(self.options.output_dir))
+        return able, worst
 
     def _tasks(self) -> Iterator[tuple[dict, Path]]:
         """Each task, and the folder that its paths may be relative to."""
@@ -161,9 +182,10 @@ class _Run:
         return request["task"]
 
     def _models(self) -> Iterator[Models]:
-        from musev_engine.task_models import models_of
+        from musev_engine.task_models import SHIPPED, models_of
 
-        self._say(f"loading {self.options.sd_model_name} …")
+        names = (self.options.sd_model_name, self.options.unet_model_name)
+        self._say(f"loading {names[0] if names[0] == SHIPPED else ' with '.join(reversed(names))} …")
         return models_of(self.options)
 
     def _make(self, values: dict, folder: Path, models: Models, number: int, repeat: int) -> None:
@@ -184,7 +206,8 @@ class _Run:
             random.randrange(LONGEST_SEED) if options.seed is None else (options.seed + repeat) % LONGEST_SEED
         )
         task = Task(dict(values), options, folder)
-        clip = fitting(task.clip(seed, **self._poses(task)), models)
+        clip = fitting(task.clip(seed, **self._poses(task)), models, self.options.given)
+        self._say_once(*_remarks(clip, models))
         sidecar = self._sidecar(values, folder, seed, models)
         progress = _Progress(name, self.quiet)
 
@@ -214,9 +237,14 @@ class _Run:
 
         from musev_engine.posealign import align_poses
 
-        if not self.options.poses_file:
+        if not (path := self.options.poses_file):
             return {}
-        track = PoseTrack.from_bytes(Path(self.options.poses_file).read_bytes())
+        try:
+            track = PoseTrack.from_bytes(Path(path).read_bytes())
+        except ProtocolError as error:
+            raise ProtocolError(
+                f"{path} is no pose track", error.value, "Give a file of PoseTrack.to_bytes().", "bad_poses"
+            ) from error
         width, height = task.size()
         scale = np.array([width / track.width, height / track.height, 1], np.float32)
         poses = np.frombuffer(track.points, "<f4").reshape(track.shape)[..., :BODY_POINTS, :] * scale
@@ -281,6 +309,12 @@ class _Run:
         if not self.quiet:
             print(text, file=sys.stderr)
 
+    def _say_once(self, *texts: str) -> None:
+        for text in texts:
+            if text not in self.said:
+                self.said.add(text)
+                self._say(text)
+
 
 class _Progress:
     """How far a clip is and how long it will take: one line that is written over where somebody looks, else a line
@@ -297,7 +331,7 @@ class _Progress:
         share = done / max(1, event.num_steps)
         if event.phase != self.phase:
             self.phase, self.began, self.start, self.tenth = event.phase, time.monotonic(), share, -1
-        text = f"{self.name}: {event.phase} {event.step}/{event.num_steps}"
+        text = f"{self.name}: {event.phase} {int(done)}/{event.num_steps}"
         if self.start < share < 1:
             left = (time.monotonic() - self.began) * (1 - share) / (share - self.start)
             text += f", {int(left) // 60}:{int(left) % 60:02d} left"
@@ -310,6 +344,21 @@ class _Progress:
     def end(self) -> None:
         if self.live and not self.quiet:
             print(file=sys.stderr)
+
+
+def _remarks(clip: Clip, models: Models) -> Iterator[str]:
+    """What a user should know of how a clip is made, beside what was asked for."""
+    from musev_engine.task_models import SHIPPED, missing_words
+
+    if (few := models.few_step) is not None:
+        by = few.scheduler if clip.scheduler == "model" else clip.scheduler
+        steps, scale = clip.num_inference_steps, clip.guidance_scale
+        yield f"a few-step LoRA: {steps} steps, guidance {scale:g}, scheduler {by}"
+    if models.name != SHIPPED and (words := missing_words(clip, models)):
+        yield (
+            f"the negative prompt's {', '.join(words)} are plain words here, for want of their files; "
+            f"musev models download {' '.join(words)}"
+        )
 
 
 def _beside(frames: Iterator[np.ndarray], sources: list[np.ndarray], n_cols: int) -> Iterator[np.ndarray]:

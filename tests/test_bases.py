@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from musev_engine import checkpoints
 from musev_engine.checkpoints import Stored, networks_in
 from musev_engine.errors import EngineError
+from musev_engine.layouts import musev_parts
 from musev_engine.loading import load_models
 from musev_engine.networks import MOTION_KEYS, load_controlnet, load_text_encoder, load_unet, load_vae
 from tests.golden_data import read_json
@@ -284,14 +286,28 @@ def test_files_cut_off_compressed_or_of_another_kind_are_told(tiny, painter, tmp
     assert "isn't there" in refused(tiny, t2i=tmp_path / "gone.safetensors")
 
 
-def test_a_single_file_wants_a_tokenizer(tiny, painter, tmp_path):
+def test_a_single_file_finds_its_words_or_tells_how_to_get_them(tiny, painter, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSEV_MODELS", str(tmp_path / "models"))
     hub = tmp_path / "checkpoints"
     (hub / "motion" / "musev" / "unet").mkdir(parents=True)
     config = json.loads((tiny / "unet" / "config.json").read_text())
     (hub / "motion" / "musev" / "unet" / "config.json").write_text(json.dumps(config))
     (hub / "t2i").mkdir()
     save_file(whole(painter), hub / "t2i" / "painter.safetensors")
-    assert "Put the folder `tokenizer`" in refused(hub, motion="musev")
+    with pytest.raises(
+        EngineError, match=r"musev models download clip-tokenizer \(MIT; commercial use"
+    ) as told:
+        load_models(hub, motion="musev")
+    assert told.value.code == "missing_model"
+    shutil.copytree(tiny / "tokenizer", tmp_path / "models" / "tokenizer")
+    with pytest.raises(EngineError, match="motion/musev/unet"):  # which holds nothing; the words were found
+        load_models(hub, motion="musev")
+    plain = {"trained_projection": False, "referencenet": False}
+    parts, _ = musev_parts(hub, "musev", None, **plain)
+    assert parts["tokenizer"] == tmp_path / "models" / "tokenizer"
+    shutil.copytree(tiny / "tokenizer", hub / "t2i" / "tokenizer")
+    parts, _ = musev_parts(hub, "musev", None, **plain)
+    assert parts["tokenizer"] == hub / "t2i" / "tokenizer"  # what lies beside the file goes before
 
 
 def test_a_vae_file_that_is_none_is_told(tiny, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from blender_addon.protocol import POINTS, PoseTrack
 from musev_engine import loading, pipeline
@@ -291,6 +291,62 @@ def test_lcm_wants_its_file(here, capsys):
     assert "lcm.safetensors" in capsys.readouterr().err
 
 
+def test_a_few_step_lora_brings_its_steps_and_guidance_unless_they_are_given(
+    here, assets, monkeypatch, capsys
+):
+    down = next(
+        k for k in load_file(assets / "mini/unet/diffusion_pytorch_model.safetensors") if "attn1.to_q" in k
+    )
+    layer = f"unet.{down.removesuffix('.weight')}"
+    halves = {f"{layer}.lora_A.weight": torch.randn(2, 32), f"{layer}.lora_B.weight": torch.randn(32, 2)}
+    save_file(halves, here / "lcm-lora.safetensors")
+    clips = []
+
+    def generate(clip, models):
+        clips.append((clip, models.scheduler_config["_class_name"]))
+        yield pipeline.Frames(0, np.zeros((1, 64, 64, 3), np.uint8))
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    plain = ("text2video", "--sd_model_name=mini", "--prompt=a", "--width=64", "--height=64", "--overwrite")
+    few = (*plain, "--lora=lcm-lora.safetensors")
+    assert cli.main([*few]) == 0
+    assert "a few-step LoRA: 4 steps, guidance 1, scheduler lcm\n" in capsys.readouterr().err
+    own = ("--video_num_inference_steps=6", "--guidance_scale=2", "--scheduler=tcd")
+    assert cli.main([*few, *own]) == 0
+    assert "a few-step LoRA: 6 steps, guidance 1, scheduler tcd\n" in capsys.readouterr().err
+    for rest in ([*few, "--compat=musev"], [*plain]):
+        assert cli.main(rest) == 0
+    told = [
+        (clip.num_inference_steps, clip.guidance_scale, clip.first_frame.num_inference_steps,
+         clip.first_frame.guidance_scale, clip.scheduler, scheduler)
+        for clip, scheduler in clips
+    ]  # fmt: skip
+    assert told == [
+        (4, 1.0, 4, 1.0, "model", "LCMScheduler"), (6, 1.0, 4, 2.0, "tcd", "LCMScheduler"),
+        (10, 3.5, 30, 7.5, "model", "LCMScheduler"), (10, 3.5, 30, 7.5, "model", "DDIMScheduler"),
+    ]  # fmt: skip
+
+
+def test_negative_words_without_their_files_are_told(here, published, capsys):
+    (here / "checkpoints").symlink_to(published)
+    pose = ("--unet_model_name=musev_referencenet_pose", "--n_repeat=2")
+    assert run("text2video", *pose, "--prompt=a") == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "plain words" in line]
+    assert "musev models download badhandv4 ng_deepnegative_v1_75t" in told
+    assert (
+        run(
+            "text2video",
+            *pose,
+            "--prompt=a",
+            "--overwrite",
+            "--negative_prompt=V5",
+            "--video_negative_prompt=V5",
+        )
+        == 0
+    )
+    assert "plain words" not in capsys.readouterr().err
+
+
 def test_parts_are_switched_off(here, monkeypatch):
     seen = []
 
@@ -387,36 +443,3 @@ def test_a_clip_that_breaks_off_leaves_nothing(error, here, monkeypatch, capsys)
     assert mini("text2video", "--prompt=a") == wanted
     assert not list((here / "results").iterdir())
     assert "Traceback" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("argv", "status", "told"),
-    [
-        (["--video_path=nowhere.mp4"], 1, "nowhere.mp4"), (["--video_path=still.png"], 1, "still.png"),
-        (["--video_path=video.mp4", "--time_size=99"], 1, "too short"), ([], 2, "no video"),
-        (["--video_path=video.mp4", "--controlnet_name=cany"], 2, "Did you mean canny"),
-        (["--video_path=video.mp4", "--controlnet_name=canny"], 1, "control_v11p_sd15_canny"),
-        (["--video_path=video.mp4", "--which2video=video_middle"], 1, "nothing to follow"),
-    ],
-)  # fmt: skip
-def test_bad_videos_and_controls_are_told(argv, status, told, here, capsys):
-    assert mini("video2video", "--prompt=a", *argv) in (status, 3)
-    captured = capsys.readouterr()
-    assert told in captured.err and "Traceback" not in captured.err
-    assert not (here / "results").exists() or not list((here / "results").iterdir())
-
-
-def test_wrong_options_are_told_by_the_parser(here, capsys):
-    for argv in (["--noise_type=pink"], ["--fps=fast"], ["--nothing"]):
-        with pytest.raises(SystemExit) as ended:
-            mini("text2video", *argv)
-        assert ended.value.code == 2
-    assert "pink" in capsys.readouterr().err
-
-
-def test_a_damaged_pose_track_or_sidecar_is_told(here, capsys):
-    (here / "track").write_bytes(b"nothing")
-    assert mini("text2video", "--prompt=a", "--poses-file=track") == 1
-    (here / "clip.json").write_text("{}")
-    assert mini("text2video", "--repeat=clip.json") == 2
-    assert "no sidecar" in capsys.readouterr().err

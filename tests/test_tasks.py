@@ -118,7 +118,7 @@ def test_what_is_no_task_file_is_told(text, told, tmp_path):
     with pytest.raises(EngineError, match=told) as error:
         read_tasks(path)
     assert "tasks.yaml" in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(EngineError, match="can't be read"):
+    with pytest.raises(EngineError, match="no such task file"):
         read_tasks(tmp_path / "missing.yaml")
 
 
