@@ -53,6 +53,10 @@ class Shapes(NamedTuple):
     is_bar: np.ndarray
     colours: np.ndarray
 
+    def part(self, first: int, last: int) -> Shapes:
+        """The shapes from the first-th to before the last-th."""
+        return Shapes(*(field[first:last] for field in self))
+
 
 def shapes(people: np.ndarray, width: int, height: int) -> Shapes:
     """The shapes of one picture: bodies under hands under faces.
@@ -107,16 +111,22 @@ def _points(first: int, count: int) -> np.ndarray:
 
 def draw(people: np.ndarray, width: int, height: int) -> np.ndarray:
     """One pose picture on black, uint8 (height, width, 3), sRGB; arguments and errors as for `shapes`."""
-    picture = np.zeros((height * width, 3), np.uint8)
-    what = shapes(people, width, height)
+    picture = np.zeros((height, width, 3), np.uint8)
+    paint(picture, shapes(people, width, height))
+    return picture
+
+
+def paint(picture: np.ndarray, what: Shapes) -> None:
+    """Adds shapes to a picture, uint8 (height, width, 3), in place."""
+    height, width, _ = picture.shape
+    flat = picture.reshape(-1, 3)
     rows, columns, cover, counts = _coverage(what, width, height)
     pixels, last = rows * width + columns, 0
     for count, colour in zip(counts, what.colours.astype(np.float32), strict=True):
         first, last = last, last + count
         where = pixels[first:last]
-        under = picture[where]
-        picture[where] = under + (colour - under) * cover[first:last, None]
-    return picture.reshape(height, width, 3)
+        under = flat[where]
+        flat[where] = under + (colour - under) * cover[first:last, None]
 
 
 def _coverage(what: Shapes, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -125,11 +135,7 @@ def _coverage(what: Shapes, width: int, height: int) -> tuple[np.ndarray, np.nda
 
     Every shape is walked along the axis of the picture that it follows more, over a strip as wide as the shape.
     """
-    start, end, radius = (
-        what.start - 0.5,
-        what.end - 0.5,
-        what.radius,
-    )  # from here on pixels' centres are whole
+    start, end, radius = what.start - 0.5, what.end - 0.5, what.radius  # so that pixels' centres are whole
     length = np.hypot(*(end - start).T) / 2
     along = np.where(length > 0, 1.0, 0.0)[:, None] * (end - start) / np.maximum(2 * length, 1e-12)[:, None]
     along[length == 0] = 1.0, 0.0
@@ -146,24 +152,24 @@ def _coverage(what: Shapes, width: int, height: int) -> tuple[np.ndarray, np.nda
     wide = 2 * np.ceil(reach / np.abs(along[shape, walked])).astype(int) + 1
     counts = (last - first) * wide
     of = np.repeat(shape, counts)
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # within its shape
-    main = first[of] + number // wide[of]
+    number = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)  # of the pixel in its shape
+    step, across = np.divmod(number, wide[of])
     slope = along[shape, 1 - walked] / along[shape, walked]
-    middle = centre[shape, 1 - walked][of] + (main - centre[shape, walked][of]) * slope[of]
-    side = np.rint(middle).astype(int) + number % wide[of] - wide[of] // 2
+    begin = centre[shape, 1 - walked] + (first - centre[shape, walked]) * slope
+    main = first[of] + step
+    side = np.rint(begin[of] + step * slope[of]).astype(int) + across - (wide // 2)[of]
     inside = (side >= 0) & (side < np.where(steep, width, height)[of])
     of, main, side = of[inside], main[inside], side[inside]
     rows, columns = np.where(steep[of], main, side), np.where(steep[of], side, main)
     # Distance to the edge, in the shape's own axes; for an ellipse to first order, for a disk and a bar exactly.
-    x, y = columns - centre[of, 0], rows - centre[of, 1]
-    u = x * along[of, 0] + y * along[of, 1]
-    v = y * along[of, 0] - x * along[of, 1]
-    a, b = half[of], radius[of]
-    level = np.hypot(u / a, v / b)
-    distance = level * (level - 1) / np.maximum(np.hypot(u / a**2, v / b**2), 1e-9)
-    bar = what.is_bar[of]
-    du, dv = np.abs(u[bar]) - a[bar], np.abs(v[bar]) - b[bar]
+    axes = np.concatenate([centre, along, half[:, None], radius[:, None]], axis=1).astype(np.float32)
+    centre_x, centre_y, along_x, along_y, a, b = axes.T[:, of]
+    x, y = columns.astype(np.float32) - centre_x, rows.astype(np.float32) - centre_y
+    u, v = (x * along_x + y * along_y) / a, (y * along_x - x * along_y) / b
+    level = np.sqrt(u * u + v * v)
+    distance = level * (level - 1) / np.maximum(np.sqrt((u / a) ** 2 + (v / b) ** 2), np.float32(1e-9))
+    bar = np.flatnonzero(what.is_bar[of])
+    du, dv = (np.abs(u[bar]) - 1) * a[bar], (np.abs(v[bar]) - 1) * b[bar]
     distance[bar] = np.hypot(np.maximum(du, 0), np.maximum(dv, 0)) + np.minimum(np.maximum(du, dv), 0)
     fade = np.clip((SOFT_TO - distance) / (SOFT_TO - SOFT_FROM), 0, 1)
-    cover = (fade * fade * (3 - 2 * fade)).astype(np.float32)
-    return rows, columns, cover, np.bincount(of, minlength=len(shape))
+    return rows, columns, fade * fade * (3 - 2 * fade), np.bincount(of, minlength=len(shape))
