@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from blender_addon.protocol import POINTS, PoseTrack
-from musev_engine import loading, pipeline
+from musev_engine import control, detectors, loading, pipeline
 from musev_engine.drawing import draw_poses
+from musev_engine.frames import fit_frames
 from musev_engine.media import read_video, write_media
 from musev_engine.networks import MOTION_KEYS
+from musev_engine.people import People, draw_people
+from musev_engine.posealign import align_poses
 from server import cli
 from tests.test_control import pictures
 from tests.test_drawing import person
@@ -176,6 +180,79 @@ def test_a_video_is_followed_and_shown_beside(here, capsys):
     source = frames_of(here / "poses")[:6]
     assert np.array_equal(made[:, :64, :64], source) and np.array_equal(made[:, :64, 64:], source)
     assert not made[:, 64:, 64:].any() and made[:, 64:, :64].any()
+
+
+def test_a_videos_dancer_is_brought_to_the_stills_figure(here, monkeypatch):
+    figure = person(0.5)
+    dancer = np.stack([person(0.25, x=30 - 5 * i) for i in range(3)])
+    hands, face = np.zeros((1, 2, 21, 3), np.float32), np.zeros((1, 68, 3), np.float32)
+
+    def find(picture):  # how bright a picture is tells who is in it
+        body = figure if picture.mean() > 200 else dancer[round(picture.mean() / 50)]
+        return People(body[None], hands, face)
+
+    kind = {"DWposeDetector": lambda files, device: partial(draw_people, find)}
+    monkeypatch.setattr(detectors, "DETECTORS", detectors.DETECTORS | kind)
+    monkeypatch.setattr("musev_engine.registry.find_file", lambda id, name: Path(name))
+    monkeypatch.setattr(control, "_CACHE", control.Cache())
+    detectors.load.cache_clear()
+    write_media(here / "dancer", [np.full((64, 64, 3), 50 * i, np.uint8) for i in range(3)], 8, {})
+    Image.new("RGB", (64, 64), (250, 250, 250)).save(here / "figure.png")
+    clips = []
+
+    def generate(clip, models):
+        clips.append(clip)
+        yield pipeline.Frames(0, np.zeros((3, 64, 64, 3), np.uint8))
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    follow = ("--prompt=a", "--video_path=dancer", "--still-file=figure.png", "--controlnet_name=dwpose_body")
+    follow += ("--which2video=video_middle", "--overwrite")
+    assert mini("video2video", *follow) == 0
+    assert mini("video2video", *follow, "--posealign=auto") == 0
+    assert mini("video2video", *follow, "--posealign=auto", "--video_has_condition") == 0
+    detectors.load.cache_clear()
+    as_it_is, aligned, before = (clip.controls[0].frames for clip in clips)
+    assert np.array_equal(as_it_is, draw_poses(dancer[:, None], 64, 64))
+    wanted = draw_poses(align_poses(dancer[:, None], figure), 64, 64)
+    assert np.abs(aligned.astype(int) - wanted).max() <= 2 and not np.array_equal(aligned, as_it_is)
+    assert np.abs(aligned[0].astype(int) - draw_poses(figure[None, None], 64, 64)[0]).max() <= 2
+    assert np.array_equal(before[1:], aligned) and np.array_equal(
+        before[0], draw_poses(figure[None, None], 64, 64)[0]
+    )
+    assert clips[2].num_frames == 4
+
+
+@pytest.mark.parametrize("compat", ["", "musev"])
+def test_a_video_is_cut_to_the_clips_proportions(compat, here, monkeypatch):
+    wide = np.zeros((3, 128, 256, 3), np.uint8)
+    wide[:, :, 64:192] = pictures(3, 128, 128)  # its middle is square
+    wide[:, :, -1] = 255
+    write_media(here / "wide", wide, 8, {})
+    clips = []
+
+    def generate(clip, models):
+        clips.append(clip)
+        yield pipeline.Frames(0, np.zeros((3, 64, 64, 3), np.uint8))
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    argv = (
+        "--prompt=a",
+        "--video_path=wide",
+        "--controlnet_name=pose",
+        "--video_is_middle",
+        f"--compat={compat}",
+    )
+    assert mini("video2video", *argv) == 0
+    (clip,) = clips
+    assert np.array_equal(clip.video, fit_frames(wide, 64, 64, compat))
+    assert np.array_equal(clip.controls[0].frames, clip.video)
+    squeezed = np.stack([np.asarray(Image.fromarray(frame).resize((64, 64))) for frame in wide])
+    middle = fit_frames(wide[:, :, 64:192], 64, 64)
+    errors = [
+        np.abs(clip.video[:, :, 1:-1].astype(int) - each[:, :, 1:-1]).mean() for each in (middle, squeezed)
+    ]
+    assert errors[0] == 0 if not compat else 0 < errors[0] < 2  # in MuseV a column and a row are lost
+    assert errors[1] > 10
 
 
 def test_poses_are_followed_and_aligned(here, monkeypatch):
