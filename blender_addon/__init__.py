@@ -5,14 +5,14 @@ Nothing is imported here at module level, so that `protocol` (standard library o
 
 
 def register() -> None:
-    from . import operators, props, session, ui
+    from . import alignment, operators, props, session, ui
 
-    for module in (props, operators, ui, session):
+    for module in (props, operators, ui, alignment, session):
         module.register()
 
 
 def unregister() -> None:
-    from . import operators, props, session, ui
+    from . import alignment, operators, props, session, ui
 
-    for module in (session, ui, operators, props):
+    for module in (session, alignment, ui, operators, props):
         module.unregister()

@@ -52,8 +52,8 @@ class Job:
     start: int
     take: Path
     request: ClipRequest
-    blobs: dict[str, bytes]
-    captures: list[Capture] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(repr=False)
+    captures: list[Capture] = field(default_factory=list, repr=False)
     about: dict = field(default_factory=dict)
     blend_file: str = ""
     file_number: int = 0  # which of the files opened in this Blender it belongs to

@@ -6,7 +6,7 @@ Defaults and limits are the protocol's; what a value means is told in its descri
 from __future__ import annotations
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from . import session
 from .protocol import ClipRequest, Menus
@@ -27,6 +27,22 @@ RANGES = (
 )
 
 
+GENERATE_AT = (
+    ("EVERY", "Every Frame", "One generated frame for each frame of the timeline"),
+    (
+        "MODEL",
+        "Model's Own Rate",
+        "The rate of the clips that the model learned from, at which it moves most naturally",
+    ),
+    ("RATE", "Rate", "As many frames a second as you set"),
+)
+BETWEEN = (
+    ("held", "Held", "Each generated frame stands until the next one"),
+    ("blended", "Blended", "Two generated frames are mixed, as in a cross-fade"),
+    ("flow", "Optical Flow", "What is seen moves from one generated frame to the next"),
+)
+
+
 BUILT_IN = Menus(  # until an engine has told its own
     window_schedules=("shifting", "uniform_v2", "uniform"), predictors=("musev",)
 )
@@ -42,6 +58,13 @@ def model_names(settings: MusevSettings, context: bpy.types.Context, text: str) 
     welcome = session.current.engine.client.welcome
     here = [model.name for model in welcome.models if model.installed] if welcome else []
     return _matching(here or [ClipRequest.model], text)
+
+
+def native_fps(model: str) -> float | None:
+    """Frames a second of the clips that a model learned from; None while its engine isn't connected."""
+    welcome = session.current.engine.client.welcome
+    known = welcome.models if welcome else ()
+    return next((each.native_fps for each in known if each.name == model), None)
 
 
 def plugin_names(kind: str):
@@ -82,6 +105,14 @@ class MusevSettings(bpy.types.PropertyGroup):
     still_frame: IntProperty(
         name="At Frame", description="The frame at which the rig stands as in the still", default=1
     )
+    still_rig: PointerProperty(
+        name="Still's Rig", description="The rig that the still shows, if it isn't the one that drives the clip",
+        type=bpy.types.Object, poll=lambda _, item: item.type == "ARMATURE",
+    )  # fmt: skip
+    posealign: BoolProperty(
+        name="Align to Still",
+        description="Bring the poses to the place, size and proportions of the figure in the still",
+    )
     armature: PointerProperty(
         name="Armature", description="The rig whose motion drives the clip",
         type=bpy.types.Object, poll=lambda _, item: item.type == "ARMATURE",
@@ -91,6 +122,18 @@ class MusevSettings(bpy.types.PropertyGroup):
         type=bpy.types.Object, poll=lambda _, item: item.type == "CAMERA",
     )  # fmt: skip
     range: EnumProperty(name="Range", description="Which frames the clip fills", items=RANGES)
+    generate_at: EnumProperty(
+        name="Generate At",
+        description="How many frames are generated, of those on the timeline",
+        items=GENERATE_AT,
+    )
+    generation_fps: FloatProperty(
+        name="Rate", description="Generated frames a second", default=8.0, min=0.1, max=240.0, soft_max=60.0,
+        step=100, precision=3,
+    )  # fmt: skip
+    between: EnumProperty(
+        name="In Between", description="What the timeline shows between generated frames", items=BETWEEN
+    )
     width: number("width", "Width", "Pixels; a multiple of 8")
     height: number("height", "Height", "Pixels; a multiple of 8")
     steps: number("num_inference_steps", "Steps", "Denoising steps: more takes longer and looks cleaner")

@@ -104,13 +104,7 @@ class Session:
             self._inbox.extend(self.engine.pump(budget_s / 2))
         while self._inbox and time.perf_counter() < deadline:
             self._take_event(self._inbox.popleft())
-        for job in self.jobs:
-            if time.perf_counter() >= deadline:
-                break
-            try:
-                self._advance(job, deadline)
-            except (CaptureError, ProtocolError) as error:
-                self._end(job, JobState.FAILED, str(error), resumable=bool(job.have))
+        self._advance_jobs(deadline)
         self.longest_tick_s = max(self.longest_tick_s, time.perf_counter() - started)
         self._place_ready()
         return self._appearance() != before
@@ -122,6 +116,23 @@ class Session:
             self.engine.client.menus,
             *((j.state, j.phase, j.step, len(j.have), j.eta_s) for j in self.jobs),
         )
+
+    def _advance_jobs(self, deadline: float) -> None:
+        """One clip at a time is read from the scene, so that no two are in each other's way."""
+        reading = next((job for job in self.jobs if job.state is JobState.CAPTURING), None)
+        for job in self.jobs:
+            if time.perf_counter() >= deadline:
+                break
+            if job.state is JobState.CAPTURING and job is not reading:
+                continue
+            try:
+                self._advance(job, deadline)
+            except (CaptureError, ProtocolError) as error:
+                self._end(job, JobState.FAILED, str(error), resumable=bool(job.have))
+            except Exception as error:  # a bug of ours costs this clip alone, and what it changed is put back
+                traceback.print_exc()
+                problem = f"The extension itself failed: {error!r}. See Blender's console."
+                self._end(job, JobState.FAILED, problem)
 
     def _advance(self, job: Job, deadline: float) -> None:
         if job.state is JobState.CAPTURING:
@@ -242,6 +253,9 @@ class Session:
                 missing[:5],
                 "Press Resume.",
             )
+        if job.request.result != "clip":  # pose pictures, to be looked at
+            self._end(job, JobState.DONE)
+            return
         takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))
         job.state, job.phase = JobState.READY, "place"
 
@@ -315,6 +329,9 @@ def unregister() -> None:
     bpy.app.timers.unregister(_timer)
     bpy.app.handlers.save_post.remove(_saved)
     bpy.app.handlers.load_post.remove(_loaded)
+    for job in current.jobs:
+        if job.state is JobState.CAPTURING:
+            current.cancel(job.id)
     if any(job.state in (*IN_ENGINE, JobState.HELD) for job in current.jobs):
         # The engine goes on, and ends once Blender has ended and its queue is empty.
         current.engine.client.close()

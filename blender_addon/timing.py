@@ -15,18 +15,21 @@ from .protocol import exact_rate
 
 @dataclass(frozen=True)
 class Plan:
-    """times: where on the timeline the generated frames stand. fps: frames a second that are generated;
-    output_frames, output_fps: of what comes back, one for each frame of the timeline."""
+    """num_frames are generated, fps of them a second, the first one at `start` of the timeline; output_frames,
+    output_fps: what comes back, one for each frame of the timeline."""
 
-    times: tuple[float, ...]
+    start: int
+    num_frames: int
     fps: Fraction
     output_frames: int
     output_fps: Fraction
     between: str = "held"
 
     @property
-    def num_frames(self) -> int:
-        return len(self.times)
+    def times(self) -> tuple[float, ...]:
+        """Where on the timeline the generated frames stand, between two of its frames too."""
+        step = self.output_fps / self.fps
+        return tuple(float(self.start + i * step) for i in range(self.num_frames))
 
     @property
     def sentence(self) -> str:
@@ -56,8 +59,7 @@ def plan(
     fps = scene_fps if generation_fps is None else generation_fps
     last = (count - 1) * fps / scene_fps  # where the last frame shown lies among those generated
     num_frames = 1 + (int(last) if between == "held" else ceil(last))
-    step = scene_fps / fps
-    return Plan(tuple(float(start + i * step) for i in range(num_frames)), fps, count, scene_fps, between)
+    return Plan(start, num_frames, fps, count, scene_fps, between)
 
 
 def scene_rate(fps: int, fps_base: float) -> Fraction:

@@ -6,7 +6,7 @@ import textwrap
 
 import bpy
 
-from . import props, session, strips
+from . import gather, props, session, strips
 from .engine_link import EngineState
 from .jobs import Job, JobState
 from .protocol import ClipRequest
@@ -104,6 +104,7 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
             column.prop(settings, "armature")
             column.prop(settings, "camera")
         layout.prop(settings, "range")
+        self.draw_timing(layout, context, scene)
         column = layout.column(align=True)
         column.prop(settings, "width")
         column.prop(settings, "height")
@@ -126,9 +127,22 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
             column.label(text="The sequencer has no strips", icon="INFO")
         if settings.mode == "pose":
             column.prop(settings, "use_still_frame")
-            row = column.row()
-            row.active = settings.use_still_frame
-            row.prop(settings, "still_frame")
+            if settings.use_still_frame:
+                column.prop(settings, "still_frame")
+                column.prop(settings, "still_rig")
+
+    def draw_timing(self, layout, context, scene) -> None:
+        settings = scene.musev
+        column = layout.column()
+        column.prop(settings, "generate_at")
+        if settings.generate_at == "RATE":
+            column.prop(settings, "generation_fps")
+        if settings.generate_at != "EVERY":
+            column.prop(settings, "between")
+        try:
+            draw_text(column, gather.clip_plan(scene, settings).sentence, line_width(context), "TIME")
+        except gather.REFUSALS as problem:
+            draw_text(column, str(problem), line_width(context), "ERROR")
 
 
 class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):

@@ -92,7 +92,7 @@ class Layout:
         if "icon" in given:
             assert given["icon"] in self.RNA.functions["label"].parameters["icon"].enum_items, given
         assert 0 <= given.get("factor", 0) <= 1
-        self.drawn.append(given.get("property") or given.get("operator") or given["text"])
+        self.drawn.append(given.get("property") or given.get("operator") or given.get("text") or name)
         if name == "operator":
             area, verb = given["operator"].split(".")
             properties = getattr(getattr(bpy.ops, area), verb).get_rna_type().properties
@@ -108,8 +108,11 @@ def draw(panel) -> list[str]:
     region = next(region for region in area.regions if region.type == "UI")
     layout = Layout([])
     with bpy.context.temp_override(area=area, region=region):
-        fake = type("Fake", (), {"layout": layout, "draw_still": getattr(panel, "draw_still", None)})()
-        panel.draw(fake, bpy.context)
+        facts = {name: value for name, value in vars(panel).items() if name.startswith("draw")}
+        fake = type("Fake", (), facts | {"layout": layout})()
+        if hasattr(panel, "draw_header"):
+            fake.draw_header(bpy.context)
+        fake.draw(bpy.context)
     return layout.drawn
 
 
@@ -117,8 +120,11 @@ def test_the_clip_panel_asks_for_what_the_mode_needs(empty_scene):
     settings = empty_scene.musev
     empty_scene.sequence_editor_create()
     settings.mode = "pose"
-    asked = {"armature", "camera", "still_image", "prompt", "range", "width", "steps", "seed"}
+    asked = {"armature", "camera", "still_image", "prompt", "range", "width", "steps", "seed", "generate_at"}
     assert asked <= set(draw(ui.MUSEV_PT_clip))
+    assert not {"still_frame", "still_rig"} & set(draw(ui.MUSEV_PT_clip))
+    settings.use_still_frame = True
+    assert {"still_frame", "still_rig"} <= set(draw(ui.MUSEV_PT_clip))
     settings.still_source = "STRIP"
     assert "still_strip" in draw(ui.MUSEV_PT_clip)
     settings.mode = "text"

@@ -1,0 +1,177 @@
+"""From the settings to a job: what the artist asks for, read and checked as far as can be at once.
+
+Each kind of input has one function that gives the `captures.Capture`s which read it from the scene later; `clip_job`
+puts them together with everything that needs no waiting.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import bpy
+
+from . import stills, strips, takes, timing
+from .captures import Capture, CaptureError
+from .engine_process import EngineStartError
+from .jobs import Job
+from .props import MusevPreferences, MusevSettings, native_fps, preferences
+from .protocol import ClipRequest, ProtocolError, blob_sha256, exact_rate
+from .rig import camera as rig_camera
+from .rig import people as rig_people
+from .rig import pose
+from .rig.still_pose import StillOfAnother
+
+TO_COME = "0" * 64  # stands for what is still to be read, so that the rest of a request is checked at once
+
+
+class SettingsError(ValueError):
+    """Something is not set, or not as it must be: the value and the remedy."""
+
+
+REFUSALS = (
+    SettingsError, CaptureError, strips.StripError, stills.StillError, takes.TakeError, ProtocolError,
+    EngineStartError,
+)  # fmt: skip
+
+
+def clip_range(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[int, int]:
+    """(first frame, first frame after) of the clip. Raises SettingsError and StripError."""
+    match settings.range:
+        case "STRIPS":
+            return strips.selected_span(scene)
+        case "PREVIEW" if not scene.use_preview_range:
+            raise SettingsError(
+                "The preview range is off; set one in the timeline with P, or use another range."
+            )
+        case "PREVIEW":
+            start, end = scene.frame_preview_start, scene.frame_preview_end
+        case _:
+            start, end = scene.frame_start, scene.frame_end
+    if end < start:
+        raise SettingsError(f"The range {start} to {end} has 0 frames; it needs at least 1.")
+    return start, end + 1
+
+
+def clip_plan(scene: bpy.types.Scene, settings: MusevSettings) -> timing.Plan:
+    """When the clip's frames are generated. Raises SettingsError and StripError."""
+    start, end = clip_range(scene, settings)
+    match settings.generate_at:
+        case "MODEL":
+            if (native := native_fps(settings.model)) is None:
+                raise SettingsError(
+                    f"The own rate of the model '{settings.model}' is known once its engine runs; press Start, "
+                    "or choose another rate."
+                )
+            rate = exact_rate(native)
+        case "RATE":
+            rate = exact_rate(settings.generation_fps)
+        case _:
+            rate = None
+    fps = timing.scene_rate(scene.render.fps, scene.render.fps_base)
+    return timing.plan(start, end - start, fps, rate, settings.between)
+
+
+def still_bytes(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[bytes, str] | None:
+    """The reference still as PNG bytes, and where it came from; None if none is set. Raises StillError,
+    StripError.
+    """
+    if settings.still_source == "IMAGE":
+        if (image := settings.still_image) is None:
+            return None
+        return stills.from_image(image, settings.width, settings.height), image.name
+    if not settings.still_strip:
+        return None
+    path = strips.still_file(scene, settings.still_strip, scene.frame_current)
+    return stills.from_file(path, settings.width, settings.height), str(path)
+
+
+def pose_capture(
+    scene: bpy.types.Scene, settings: MusevSettings, times: tuple[float, ...]
+) -> pose.PoseCapture | StillOfAnother:
+    """What is to be read from the rig, and from the one in the still where that is said. Raises SettingsError and
+    PoseError."""
+    rig = settings.armature
+    if rig is None:
+        raise SettingsError("No armature is set; choose the rig that drives the clip.")
+    if not settings.use_still_frame:
+        return _poses(scene, settings, rig, times)
+    if settings.still_rig in (None, rig):
+        return _poses(scene, settings, rig, (*times, settings.still_frame), with_still=True)
+    return StillOfAnother(
+        _poses(scene, settings, rig, times),
+        _poses(scene, settings, settings.still_rig, (settings.still_frame,)),
+    )
+
+
+def _poses(
+    scene: bpy.types.Scene,
+    settings: MusevSettings,
+    rig: bpy.types.Object,
+    times: tuple[float, ...],
+    with_still: bool = False,
+) -> pose.PoseCapture:
+    world = next((s for s in (scene, *bpy.data.scenes) if rig.name in s.objects), None)
+    if world is None:
+        raise SettingsError(f"Armature '{rig.name}' is in no scene of this file; choose another.")
+    camera = settings.camera or world.camera
+    if camera is None:
+        raise SettingsError(f"Scene '{world.name}' has no camera; choose one, or add one to the scene.")
+    people = (rig_people.resolve(rig),)
+    size = (settings.width, settings.height)
+    # Asked for once now, so that a camera of another scene is refused at once.
+    world.view_layers[0].update()
+    rig_camera.picture_matrix(world, world.view_layers[0].depsgraph, camera.name, *size)
+    return pose.PoseCapture(world.name, people, camera.name, *size, times, with_still)
+
+
+def takes_root(prefs: MusevPreferences) -> Path:
+    """The folder that clips go to. Raises SettingsError while there is none."""
+    if bpy.data.filepath:
+        return Path(bpy.path.abspath("//musev"))
+    if not prefs.output_folder:
+        raise SettingsError(
+            "The .blend is not saved, so takes have no place yet; save it, or set a folder in the "
+            "extension's preferences."
+        )
+    return Path(bpy.path.abspath(prefs.output_folder))
+
+
+def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
+    """The clip that the settings describe, or its pose pictures (`ClipRequest.result`), checked as far as can be now.
+    Makes its take's folder last.
+
+    Raises REFUSALS.
+    """
+    scene = strips.shown_scene(context)
+    settings: MusevSettings = scene.musev
+    when = clip_plan(scene, settings)
+    mode, blobs = settings.mode, {}
+    about = {"rates": {"generated": str(when.fps), "timeline": str(when.output_fps)}}
+    still = still_bytes(scene, settings) if mode != "text" else None
+    if still:
+        blobs[blob_sha256(still[0])] = still[0]
+        about["still_source"] = still[1]
+    request = ClipRequest(
+        mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
+        width=settings.width, height=settings.height, **when.request,
+        num_inference_steps=settings.steps, seed=settings.seed,
+        model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
+        still=next(iter(blobs), None), poses=TO_COME if mode == "pose" else None,
+        posealign="auto" if mode == "pose" and settings.posealign else "off",
+    )  # fmt: skip
+    captures: list[Capture] = []
+    if mode == "pose":
+        captures.append(capture := pose_capture(scene, settings, when.times))
+        about |= {
+            "armature": settings.armature.name,
+            "camera": capture.camera,
+            "name_map": capture.people[0].map,
+        }
+    clip = takes.clip_name(settings.armature.name if mode == "pose" else settings.prompt or mode)
+    root = takes_root(preferences(context)) if result == "clip" else Path(bpy.app.tempdir) / "musev"
+    clip = clip if result == "clip" else f"{clip} {result}"
+    return Job(
+        id=str(uuid.uuid4()), clip=clip, scene=scene.name, start=when.start,
+        take=takes.new_take(root, clip), request=request, blobs=blobs, captures=captures, about=about,
+    )  # fmt: skip
