@@ -86,7 +86,7 @@ def list_models(args: argparse.Namespace) -> int:
     from musev_engine import registry
     from server.models import models_here
 
-    rows = [_told(model) for model in registry.known().values()]
+    rows = [*_shipped().values(), *(_told(model) for model in registry.known().values())]
     rows = [
         row for row in rows if args.role in (None, row["role"]) and (row["installed"] or not args.installed)
     ]
@@ -106,6 +106,10 @@ def list_models(args: argparse.Namespace) -> int:
 def show(args: argparse.Namespace) -> int:
     from musev_engine import registry
 
+    if (row := _shipped().get(args.id)) is not None:
+        told = f"{row['id']} ({row['role']}): {row['about']}\nlicence: {row['licence']}\n  {row['files'][0]['path']}"
+        print(json.dumps(row) if args.json else told)
+        return 0
     model = registry.model(args.id)
     row, paths = _told(model), registry.here(model)
     if args.json:
@@ -128,7 +132,10 @@ def download(args: argparse.Namespace) -> int:
 
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    wanted = [registry.model(id) for id in args.id]
+    shipped = _shipped().keys() & set(args.id)
+    for id in shipped:
+        print(f"{id} came with this engine", file=sys.stderr)
+    wanted = [registry.model(id) for id in args.id if id not in shipped]
     missing = [model for model in wanted if not registry.installed(model.id)]
     for model in wanted:
         if model not in missing:
@@ -209,6 +216,24 @@ def add(args: argparse.Namespace) -> int:
     held = registry.add_folder(args.folder)
     print(json.dumps(held) if args.json else f"{args.folder} holds {', '.join(held)}")
     return 0
+
+
+def _shipped() -> dict[str, dict]:
+    """What came with the engine and needs no download, told as `_told` tells of a KnownModel."""
+    from server.models import ASSETS, engine_version, models_here
+
+    rows = {}
+    for model in models_here():
+        if model.source == "shipped":
+            files = [
+                {"name": "", "size_bytes": model.size_bytes, "sha256": None, "path": str(ASSETS / model.name)}
+            ]
+            rows[model.name] = {
+                "id": model.name, "role": "shipped", "about": "the embedded model: whole, needs no download",
+                "repository": "", "revision": engine_version(), "url": "", "size_bytes": model.size_bytes,
+                "licence": model.licence, "licence_url": "", "commercial": None, "installed": True, "files": files,
+            }  # fmt: skip
+    return rows
 
 
 def _told(model) -> dict:
