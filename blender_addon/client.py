@@ -79,7 +79,7 @@ class EngineClient:
         self.menus: Menus | None = None  # the newest engine's, also after it is gone
         self.longest_tick_s = 0.0
         self._socket: socket.socket | None = None
-        self._submitted: dict[str, tuple[ClipRequest, Mapping[str, bytes]]] = {}
+        self._submitted: dict[str, tuple[Submit, Mapping[str, bytes]]] = {}
 
     # --- verbs ------------------------------------------------------------------------------------
 
@@ -117,9 +117,18 @@ class EngineClient:
         self._uploaded: set[tuple[str, str]] = set()
         self.url, self.welcome, self.state = url, None, ClientState.CONNECTING
 
-    def submit(self, job: str, request: ClipRequest, blobs: Mapping[str, bytes]) -> None:
+    def submit(
+        self,
+        job: str,
+        request: ClipRequest,
+        blobs: Mapping[str, bytes],
+        *,
+        place: str = "back",
+        owner: str = "",
+        previews: bool = True,
+    ) -> None:
         """Ask for a clip; `blobs` maps the sha256 of each input to its bytes (sent only if the engine lacks
-        them).
+        them); the others are `Submit`'s.
 
         Raises ProtocolError where an input is missing, too large, or nothing is connected.
         """
@@ -135,8 +144,9 @@ class EngineClient:
                     "Use a smaller picture or fewer frames.",
                     "blob_too_large",
                 )
-        self._send_message(Submit(job, request))
-        self._submitted[job] = (request, blobs)
+        wanted = Submit(job, request, place, owner, previews)
+        self._send_message(wanted)
+        self._submitted[job] = (wanted, blobs)
 
     def resume(self, job: str, have: tuple[int, ...] = ()) -> None:
         """Ask for the frames of `job` that are not in `have`, and its ending. Refused with code
@@ -147,6 +157,11 @@ class EngineClient:
         """Stop a job. It ends with Cancelled, unless it ended otherwise before."""
         self._forget(job)
         self._send_message(Cancel(job))
+
+    def send(self, message: Message) -> None:
+        """Say one of the words that need nothing remembered: Move, Retry, AskJobs, AskEstimate, AskModels and so on.
+        Raises ProtocolError where nothing is connected."""
+        self._send_message(message)
 
     def ask_status(self) -> None:
         self._send_message(protocol.AskStatus())
@@ -310,7 +325,7 @@ class EngineClient:
         """NeedBlobs starts the upload; asked for what was just sent, we refuse in the engine's name."""
         if not isinstance(message, NeedBlobs) or message.job not in self._submitted:
             return message
-        request, blobs = self._submitted[message.job]
+        wanted, blobs = self._submitted[message.job]
         sent_already = [sha256 for sha256 in message.blobs if (message.job, sha256) in self._uploaded]
         unknown = [sha256 for sha256 in message.blobs if sha256 not in blobs]
         if sent_already or unknown:
@@ -325,7 +340,7 @@ class EngineClient:
                 message.job,
             )
         self._uploaded.update((message.job, sha256) for sha256 in message.blobs)
-        self._uploads.append((message.job, _upload(message, request, blobs)))
+        self._uploads.append((message.job, _upload(message, wanted, blobs)))
         return message
 
     def _forget(self, job: str) -> None:
@@ -386,13 +401,13 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-def _upload(need: NeedBlobs, request: ClipRequest, blobs: Mapping[str, bytes]) -> Iterator[Message]:
+def _upload(need: NeedBlobs, wanted: Submit, blobs: Mapping[str, bytes]) -> Iterator[Message]:
     """The missing inputs in slices, and the job once more."""
     for sha256 in need.blobs:
         data = blobs[sha256]
         for offset in range(0, len(data), protocol.SLICE_BYTES):
             yield BlobSlice(sha256, offset, len(data), data[offset : offset + protocol.SLICE_BYTES])
-    yield Submit(need.job, request)
+    yield wanted
 
 
 def _version_mismatch(theirs: object) -> _Lost:

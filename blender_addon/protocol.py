@@ -45,6 +45,11 @@ JOB_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 SHA256 = r"[0-9a-f]{64}"
 PLUGIN_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 MAX_PLUGINS = 500  # of one kind
+MODEL_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+MAX_WAITING = 256  # jobs in an engine's queue
+JOBS_A_PAGE = 64
+PLACES = ("back", "front", "replace")
+JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
 class ProtocolError(ValueError):
@@ -342,16 +347,88 @@ class PhaseTime(Record):
     seconds: float
 
 
+@dataclass(frozen=True)
+class JobInfo(Record):
+    """One job as the engine's store has it. state: one of JOB_STATES; frames_done of frames_out are there to fetch.
+    submitted_at, ended_at: seconds since 1970. mode … seed: of its request; prompt: its beginning. problem: of a failed
+    one, its beginning. retry_of: the job that this one repeats.
+    """
+
+    job: str = limited(pattern=JOB_ID)
+    state: str = limited(choices=JOB_STATES)
+    owner: str = limited("", longest=64)
+    frames_done: int = limited(0, low=0)
+    frames_out: int = limited(1, low=1)
+    submitted_at: float = 0.0
+    ended_at: float | None = None
+    retry_of: str | None = limited(None, pattern=JOB_ID)
+    mode: str = "still"
+    result: str = "clip"
+    model: str = ""
+    prompt: str = limited("", longest=80)
+    width: int = 0
+    height: int = 0
+    seed: int = 0
+    problem: str = limited("", longest=160)
+
+
+@dataclass(frozen=True)
+class Change(Record):
+    """A field of ClipRequest, and what it would be."""
+
+    name: str = limited(pattern=PLUGIN_NAME)
+    value: int
+
+
+@dataclass(frozen=True)
+class Remedy(Record):
+    """What would make a clip fit: the changes of its request, what they are called, and the estimate they give."""
+
+    label: str = limited(longest=100)
+    changes: tuple[Change, ...]
+    seconds: float = limited(low=0.0)
+    memory_mb: float = limited(low=0.0)
+
+
+@dataclass(frozen=True)
+class ShelfModel(Record):
+    """One known model. licence: its name, as `DownloadModel` must say it. commercial: whether one may sell what it
+    makes, None where not known. size_bytes: None where not known. installed: all its files are here. removable: they
+    lie in the engine's own models folder. url: where it comes from; by_hand: no hub has it, one gets it there oneself.
+    """
+
+    id: str = limited(pattern=MODEL_ID)
+    role: str
+    title: str
+    licence: str
+    licence_url: str
+    commercial: bool | None = None
+    size_bytes: int | None = None
+    installed: bool = False
+    removable: bool = False
+    url: str = ""
+    by_hand: bool = False
+
+
 # --- client → engine ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Submit(Message):
     """Make this clip. Sent twice with one `job` it makes one job. Answered by NeedBlobs (upload, then submit
-    again), Accepted, or Refused."""
+    again), Accepted, or Refused.
+
+    place: in the queue: 'back'; 'front', before all that wait; 'replace': at the back, and those jobs of the same
+    owner that wait (not the running one) are cancelled. owner: whose it is, a name that a client makes up and keeps,
+    such as one for each .blend file; "": this connection's, whatever it submits without a name. previews: send
+    Preview messages while it is denoised.
+    """
 
     job: str = limited(pattern=JOB_ID)
     request: ClipRequest
+    place: str = limited("back", choices=PLACES)
+    owner: str = limited("", longest=64)
+    previews: bool = True
 
 
 @dataclass(frozen=True)
@@ -367,6 +444,80 @@ class BlobSlice(Message):
 @dataclass(frozen=True)
 class Cancel(Message):
     job: str = limited(pattern=JOB_ID)
+
+
+@dataclass(frozen=True)
+class Move(Message):
+    """Put a waiting job elsewhere in the queue. Told to all by Queue; Refused, code 'not_waiting', if it doesn't
+    wait."""
+
+    job: str = limited(pattern=JOB_ID)
+    place: str = limited("front", choices=("back", "front"))
+
+
+@dataclass(frozen=True)
+class Retry(Message):
+    """Make the clip of `of`, a job that has ended, once more, as the new job `job`; a job itself ends only once. The
+    engine still has its request and inputs. Else as Submit; Refused, code 'unknown_job' or 'not_ended'."""
+
+    job: str = limited(pattern=JOB_ID)
+    of: str = limited(pattern=JOB_ID)
+    place: str = limited("back", choices=PLACES)
+    owner: str = limited("", longest=64)
+    previews: bool = True
+
+
+@dataclass(frozen=True)
+class AskJobs(Message):
+    """Which jobs does the engine have? owner: of this one alone, "": all. skip: leave out so many, the newest.
+    Answered by Jobs. A client that finds its own there resumes them."""
+
+    owner: str = limited("", longest=64)
+    skip: int = limited(0, low=0)
+
+
+@dataclass(frozen=True)
+class AskEstimate(Message):
+    """What would this clip take? number: comes back with the answer, an Estimate. The inputs that the request names
+    need not be there: none is read."""
+
+    number: int
+    request: ClipRequest
+
+
+@dataclass(frozen=True)
+class AskModels(Message):
+    """Answered by ModelShelf."""
+
+
+@dataclass(frozen=True)
+class DownloadModel(Message):
+    """Get a known model from the hub. licence_accepted: the licence's name, exactly as ShelfModel told it, for whoever
+    asks has accepted it. Answered by ModelProgress, or Refused."""
+
+    id: str = limited(pattern=MODEL_ID)
+    licence_accepted: str = limited(longest=200)
+
+
+@dataclass(frozen=True)
+class VerifyModel(Message):
+    """Read a model's files and compare their hashes. Answered by ModelProgress, or Refused."""
+
+    id: str = limited(pattern=MODEL_ID)
+
+
+@dataclass(frozen=True)
+class RemoveModel(Message):
+    """Delete a model's files from the models folder. Answered by ModelProgress, or Refused."""
+
+    id: str = limited(pattern=MODEL_ID)
+
+
+@dataclass(frozen=True)
+class CancelModel(Message):
+    """Stop what is being done with a model, or was to be done. A download begun goes on from there the next time."""
+
+    id: str = limited(pattern=MODEL_ID)
 
 
 @dataclass(frozen=True)
@@ -411,9 +562,9 @@ class Welcome(Message):
 
 @dataclass(frozen=True)
 class Menus(Message):
-    """What one may choose from in this engine, by name: its own and other packages' plug-ins. Said once after
-    Welcome, as soon as it is known. controls: those whose ControlNet is here. left_out: a line for each plug-in that
-    doesn't work, with its package and why.
+    """What one may choose from in this engine, by name: its own and other packages' plug-ins. Said after Welcome, as
+    soon as it is known, and whenever it has changed. controls: those whose ControlNet is here. left_out: a line for
+    each plug-in that doesn't work, with its package and why.
     """
 
     motion_models: tuple[str, ...] = limited((), longest=MAX_PLUGINS)
@@ -441,10 +592,74 @@ class NeedBlobs(Message):
 
 @dataclass(frozen=True)
 class Accepted(Message):
-    """The job stands in the engine's store, `queue_position` jobs before it."""
+    """The job stands in the engine's store, `queue_position` jobs before it. replaced: the jobs cancelled for it."""
 
     job: str = limited(pattern=JOB_ID)
     queue_position: int = 0
+    replaced: tuple[str, ...] = limited((), pattern=JOB_ID, longest=MAX_WAITING)
+
+
+@dataclass(frozen=True)
+class Queue(Message):
+    """All jobs that have not ended, in the order in which they are made. Told to every client after Welcome and
+    whenever it has changed. running: the one that is being made."""
+
+    running: str | None = limited(None, pattern=JOB_ID)
+    waiting: tuple[str, ...] = limited((), pattern=JOB_ID, longest=MAX_WAITING)
+
+
+@dataclass(frozen=True)
+class Jobs(Message):
+    """Jobs of the engine's store, newest first: `JOBS_A_PAGE` at most, of `total`. Ended ones are kept for a week."""
+
+    jobs: tuple[JobInfo, ...] = limited((), longest=JOBS_A_PAGE)
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Estimate(Message):
+    """What a clip would take. seconds: of its making, in phases; wait_s: until it begins, at the back of the queue.
+    memory_mb: the most it holds, of the GPU's memory where `device` is one; free_memory_mb: what there is for it, None
+    where that isn't known. num_jobs_known: finished jobs of this model and device that it is reckoned from; 0: not
+    measured yet, a guess. remedies: where it doesn't fit, what would.
+    """
+
+    number: int
+    seconds: float = limited(low=0.0)
+    phases: tuple[PhaseTime, ...] = ()
+    wait_s: float = limited(0.0, low=0.0)
+    memory_mb: float = limited(0.0, low=0.0)
+    free_memory_mb: float | None = None
+    device: str = ""
+    num_jobs_known: int = limited(0, low=0)
+    remedies: tuple[Remedy, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelShelf(Message):
+    """The known models. ready: those that clips can be made with, as Welcome told them then. offline: why nothing can
+    be downloaded, "" where it can. Told when asked for, and to every client when a model has come or gone."""
+
+    models: tuple[ShelfModel, ...] = ()
+    ready: tuple[ModelInfo, ...] = ()
+    offline: str = ""
+
+
+@dataclass(frozen=True)
+class ModelProgress(Message):
+    """What is being done with a model, told to every client; one is seen to at a time. file, done_bytes, total_bytes:
+    of a download. results: what verifying found, a line for each file; intact: whether every one is what it should be.
+    problem: why it failed."""
+
+    id: str = limited(pattern=MODEL_ID)
+    action: str = limited("download", choices=("download", "verify", "remove"))
+    state: str = limited("running", choices=("waiting", "running", "done", "failed", "cancelled"))
+    file: str = ""
+    done_bytes: int = limited(0, low=0)
+    total_bytes: int = limited(0, low=0)
+    results: tuple[str, ...] = ()
+    intact: bool | None = None
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -458,7 +673,8 @@ class Refused(Message):
 @dataclass(frozen=True)
 class Progress(Message):
     """`step` steps of `num_steps` within `phase` ('load', 'prepare', 'denoise', 'decode') are done and, of
-    the next one, `window` windows of `num_windows`. eta_s: seconds left in the phase, once that is known."""
+    the next one, `window` windows of `num_windows`. eta_s: seconds left in the phase, once that is known;
+    total_eta_s: seconds until the clip is done, from what earlier clips took."""
 
     job: str = limited(pattern=JOB_ID)
     phase: str = limited(longest=40)
@@ -467,11 +683,13 @@ class Progress(Message):
     eta_s: float | None = None
     window: int = limited(0, low=0)
     num_windows: int = limited(0, low=0)
+    total_eta_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Preview(Message):
-    """How `frame` looks after `step`; data: one PNG."""
+    """How `frame`, of those that are generated, looks after `step`: roughly, and a quarter of its size; data: one
+    PNG."""
 
     job: str = limited(pattern=JOB_ID)
     step: int = limited(low=0)
@@ -491,8 +709,8 @@ class FrameReady(Message):
 
 @dataclass(frozen=True)
 class Done(Message):
-    """Ending 1 of 3. `model_sha256` names the weights that made the clip; peak_memory_mb is the worker's,
-    None where the system does not tell."""
+    """Ending 1 of 3. `model_sha256` names the weights that made the clip; peak_memory_mb is the most that the worker
+    held while it made it, None where the system does not tell; gpu_memory_mb the same of the GPU's, if it has one."""
 
     job: str = limited(pattern=JOB_ID)
     num_frames: int = limited(low=1, high=MAX_FRAMES)
@@ -502,6 +720,7 @@ class Done(Message):
     model_sha256: str = ""
     model_licence: str = ""
     engine_version: str = ""
+    gpu_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -616,6 +835,9 @@ def _build(record: type[Record], raw: object) -> typing.Any:
 
 def _shape(kind, value):
     """Lists become tuples and objects become records where the field's type says so."""
+    if isinstance(kind, types.UnionType):  # X | None
+        kind = next(choice for choice in typing.get_args(kind) if choice is not type(None))
+        return None if value is None else _shape(kind, value)
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_shape(typing.get_args(kind)[0], item) for item in value)
     if isinstance(kind, type) and issubclass(kind, Record):

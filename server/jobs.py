@@ -20,17 +20,22 @@ from pathlib import Path
 from blender_addon import protocol
 from blender_addon.protocol import (
     BlobSlice,
+    Cancelled,
     ClipRequest,
     Done,
     Ending,
     Failed,
     FrameReady,
+    JobInfo,
+    Jobs,
     Problem,
     ProtocolError,
+    Queue,
 )
 
-DATABASE = f"jobs-v{protocol.PROTOCOL_VERSION}.sqlite"  # requests are kept in the protocol's own words
-MAX_UNFINISHED = 256  # jobs waiting or running
+# requests are kept in the protocol's own words; the second number is the tables'
+DATABASE = f"jobs-v{protocol.PROTOCOL_VERSION}-2.sqlite"
+MAX_UNFINISHED = protocol.MAX_WAITING  # jobs waiting or running
 MAX_ATTEMPTS = 2  # a job that took the engine down twice is not tried a third time
 KEEP_S = 7 * 24 * 3600.0  # an ended job, its frames and its inputs, after its end
 
@@ -39,6 +44,11 @@ CREATE TABLE IF NOT EXISTS jobs (
     place INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     request TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    previews INTEGER NOT NULL,
+    retry_of TEXT,
+    turn INTEGER NOT NULL,
+    submitted_at REAL NOT NULL,
     state TEXT NOT NULL DEFAULT 'queued'
         CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -46,7 +56,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     changed_at REAL NOT NULL,
     CHECK ((state IN ('done', 'failed', 'cancelled')) = (ending IS NOT NULL))
 );
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, place);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, turn);
 CREATE TABLE IF NOT EXISTS frames (
     place INTEGER PRIMARY KEY AUTOINCREMENT,
     job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -92,41 +102,123 @@ class JobStore:
 
     # --- jobs -----------------------------------------------------------------------------------------
 
-    def submit(self, job: str, request: ClipRequest) -> int:
-        """Put a job into the queue and return how many are before it; the same job again changes nothing.
+    def submit(
+        self,
+        job: str,
+        request: ClipRequest,
+        *,
+        place: str = "back",
+        owner: str = "",
+        previews: bool = True,
+        retry_of: str | None = None,
+    ) -> tuple[int, tuple[str, ...]]:
+        """Put a job into the queue: how many are before it, and the jobs cancelled for it (place "replace": those of
+        its owner that wait). The same job again changes nothing.
 
         Raises ProtocolError if `job` stands for another request, or too many jobs wait.
         """
-        text = protocol.request_json(request)
+        text, replaced = protocol.request_json(request), ()
         known = self._one("SELECT request FROM jobs WHERE id = ?", job)
         if known is None:
+            if place == "replace":
+                rows = self._rows(
+                    "SELECT id FROM jobs WHERE state = 'queued' AND owner = ? ORDER BY turn", owner
+                )
+                replaced = tuple(waiting for (waiting,) in rows if self.finish(Cancelled(waiting)))
             unfinished = sum(self.counts().values())
             if unfinished >= MAX_UNFINISHED:
                 raise ProtocolError(
                     "The engine's queue is full", unfinished, "Wait, or cancel jobs.", "queue_full"
                 )
-            self._do("INSERT INTO jobs (id, request, changed_at) VALUES (?, ?, ?)", job, text, time.time())
+            now = time.time()
+            self._do(
+                "INSERT INTO jobs (id, request, owner, previews, retry_of, turn, submitted_at, changed_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                job, text, owner, previews, retry_of, self._turn(place), now, now,
+            )  # fmt: skip
         elif known != text:
             raise ProtocolError(
                 "This job's id already stands for another request", job, "Use a new id.", "job_differs"
             )
-        return self._one(
-            "SELECT count(*) FROM jobs WHERE ending IS NULL AND place < "
-            "(SELECT place FROM jobs WHERE id = ?)",
-            job,
-        )
+        queue = self.queue()
+        before = queue.waiting.index(job) + (queue.running is not None) if job in queue.waiting else 0
+        return before, replaced
+
+    def retry(
+        self, job: str, of: str, *, place: str = "back", owner: str = "", previews: bool = True
+    ) -> tuple[int, tuple[str, ...]]:
+        """`submit` once more what a job that has ended asked for. Raises ProtocolError as it does, and codes
+        "unknown_job" and "not_ended"."""
+        request = self.request(of)
+        if self.ending(of) is None:
+            raise ProtocolError(
+                "Only a job that has ended can be made again", of, "Cancel it first.", "not_ended"
+            )
+        return self.submit(job, request, place=place, owner=owner, previews=previews, retry_of=of)
+
+    def move(self, job: str, place: str) -> None:
+        """Put a waiting job to the front or the back. Raises ProtocolError, code "not_waiting"."""
+        if not self.waits(job):
+            remedy = "Only jobs that wait can be moved; see the queue."
+            raise ProtocolError("This job doesn't wait", job, remedy, "not_waiting")
+        self._do("UPDATE jobs SET turn = ? WHERE id = ?", self._turn(place), job)
 
     def knows(self, job: str) -> bool:
         return self._one("SELECT 1 FROM jobs WHERE id = ?", job) is not None
 
+    def waits(self, job: str) -> bool:
+        return self._one("SELECT 1 FROM jobs WHERE id = ? AND state = 'queued'", job) is not None
+
+    def request(self, job: str) -> ClipRequest:
+        """Raises ProtocolError, code "unknown_job"."""
+        text = self._one("SELECT request FROM jobs WHERE id = ?", job)
+        if text is None:
+            raise ProtocolError("The engine has no such job", job, "Generate again.", "unknown_job")
+        return protocol.request_from_json(text)
+
+    def wants_previews(self, job: str) -> bool:
+        return bool(self._one("SELECT previews FROM jobs WHERE id = ?", job))
+
+    def queue(self) -> Queue:
+        rows = self._rows("SELECT id, state FROM jobs WHERE ending IS NULL ORDER BY turn")
+        running = next((job for job, state in rows if state == "running"), None)
+        return Queue(
+            running, tuple(job for job, state in rows if state == "queued" and job not in self._unwritten)
+        )
+
+    def listing(self, owner: str = "", skip: int = 0) -> Jobs:
+        """The newest jobs of an owner, or of all."""
+        rows = self._rows(
+            "SELECT id, state, owner, (SELECT count(*) FROM frames WHERE job = id), request, submitted_at, "
+            "CASE WHEN ending IS NULL THEN NULL ELSE changed_at END, retry_of FROM jobs "
+            "WHERE ? IN ('', owner) ORDER BY place DESC LIMIT ? OFFSET ?",
+            owner, protocol.JOBS_A_PAGE, skip,
+        )  # fmt: skip
+        total = self._one("SELECT count(*) FROM jobs WHERE ? IN ('', owner)", owner)
+        return Jobs(tuple(self._told(*row) for row in rows), total)
+
+    def _told(self, job, state, owner, frames, request, submitted_at, ended_at, retry_of) -> JobInfo:
+        asked, ending = protocol.request_from_json(request), self.ending(job)
+        return JobInfo(
+            job, state if ending is None else type(ending).__name__.lower(), owner, frames, asked.frames_out,
+            submitted_at, ended_at, retry_of, asked.mode, asked.result, asked.model, asked.prompt[:80],
+            asked.width, asked.height, asked.seed,
+            str(ending.problem)[:160] if isinstance(ending, Failed) else "",
+        )  # fmt: skip
+
+    def _turn(self, place: str) -> int:
+        if place == "front":
+            return (self._one("SELECT min(turn) FROM jobs WHERE ending IS NULL") or 0) - 1
+        return (self._one("SELECT max(turn) FROM jobs") or 0) + 1
+
     def take_next(self) -> tuple[str, ClipRequest] | None:
-        """The oldest queued job, which now runs. Raises sqlite3.Error if the disk does not take that."""
+        """The job whose turn it is, which now runs. Raises sqlite3.Error if the disk does not take that."""
         for job in list(self._unwritten):
             self._write_ending(self._unwritten[job])
             del self._unwritten[job]
         row = self._database.execute(
             "UPDATE jobs SET state = 'running', attempts = attempts + 1, changed_at = ? WHERE place = "
-            "(SELECT min(place) FROM jobs WHERE state = 'queued') RETURNING id, request",
+            "(SELECT place FROM jobs WHERE state = 'queued' ORDER BY turn LIMIT 1) RETURNING id, request",
             (time.time(),),
         ).fetchone()
         return None if row is None else (row[0], protocol.request_from_json(row[1]))
@@ -134,9 +226,7 @@ class JobStore:
     def finish(self, ending: Ending) -> bool:
         """End a job, unless it has ended already (False). A clip that lacks frames is not done but failed."""
         if isinstance(ending, Done):
-            request = protocol.request_from_json(
-                self._one("SELECT request FROM jobs WHERE id = ?", ending.job)
-            )
+            request = self.request(ending.job)
             stored = self._one("SELECT count(*) FROM frames WHERE job = ?", ending.job)
             if not stored == ending.num_frames == request.frames_out:
                 message = f"The engine made {stored} of {request.frames_out} frames"
@@ -161,8 +251,8 @@ class JobStore:
 
     def counts(self) -> dict[str, int]:
         """How many jobs are queued and running."""
-        rows = self._database.execute("SELECT state, count(*) FROM jobs WHERE ending IS NULL GROUP BY state")
-        return {"queued": 0, "running": 0} | dict(rows.fetchall())
+        rows = self._rows("SELECT state, count(*) FROM jobs WHERE ending IS NULL GROUP BY state")
+        return {"queued": 0, "running": 0} | dict(rows)
 
     # --- frames ---------------------------------------------------------------------------------------
 
@@ -176,7 +266,7 @@ class JobStore:
     def frames_after(self, job: str, place: int) -> list[tuple[int, int]]:
         """(place, frame) of the frames that were stored after `place`, in order."""
         query = "SELECT place, frame FROM frames WHERE job = ? AND place > ? ORDER BY place"
-        return self._database.execute(query, (job, place)).fetchall()
+        return self._rows(query, job, place)
 
     def read_frame(self, job: str, frame: int) -> FrameReady:
         return FrameReady(job, frame, self._frame_path(job, frame).read_bytes())
@@ -193,9 +283,7 @@ class JobStore:
 
     def _requeue(self) -> None:
         """Jobs that ran when the engine died run again, but not for ever."""
-        for job, attempts in self._database.execute(
-            "SELECT id, attempts FROM jobs WHERE state = 'running'"
-        ).fetchall():
+        for job, attempts in self._rows("SELECT id, attempts FROM jobs WHERE state = 'running'"):
             if attempts < MAX_ATTEMPTS:
                 self._do("UPDATE jobs SET state = 'queued' WHERE id = ?", job)
             else:
@@ -209,7 +297,7 @@ class JobStore:
         """Forget what ended long ago, and inputs that no job names."""
         old = time.time() - KEEP_S
         self._do("DELETE FROM jobs WHERE ending IS NOT NULL AND changed_at < ?", old)
-        jobs = dict(self._database.execute("SELECT id, request FROM jobs").fetchall())
+        jobs = dict(self._rows("SELECT id, request FROM jobs"))
         for path in self.frames.iterdir():
             if path.name not in jobs:
                 shutil.rmtree(path, ignore_errors=True)
@@ -230,6 +318,9 @@ class JobStore:
     def _one(self, query: str, *values):
         row = self._database.execute(query, values).fetchone()
         return None if row is None else row[0]
+
+    def _rows(self, query: str, *values) -> list[tuple]:
+        return self._database.execute(query, values).fetchall()
 
     def _do(self, query: str, *values) -> int:
         return self._database.execute(query, values).rowcount

@@ -17,10 +17,12 @@ from blender_addon.protocol import (
     MESSAGES,
     BlobSlice,
     Cancel,
+    Change,
     ClipRequest,
     Control,
     Done,
     FrameReady,
+    JobInfo,
     ModelInfo,
     PhaseTime,
     Pictures,
@@ -29,7 +31,9 @@ from blender_addon.protocol import (
     ProtocolError,
     Record,
     Refused,
+    Remedy,
     Resume,
+    ShelfModel,
     Submit,
     decode,
     encode,
@@ -47,6 +51,18 @@ EXAMPLES = {  # by the name of the field, or else its type
     "phases": (PhaseTime("denoise", 1.5),),
     "blobs": (SHA,),
     "have": (0, 3),
+    "place": "front",
+    "owner": "a file",
+    "of": JOB,
+    "waiting": (JOB,),
+    "replaced": (JOB,),
+    "jobs": (JobInfo(JOB, "failed", ended_at=1.5, retry_of=JOB, problem="x"), JobInfo(JOB, "queued")),
+    "remedies": (Remedy("Half the size", (Change("width", 64), Change("height", 64)), 1.5, 100.0),),
+    "ready": (ModelInfo("mini", "CC0", True, 128, 128, 1),),
+    "action": "verify",
+    "state": "failed",
+    "intact": False,
+    "previews": False,
     tuple[str, ...]: ("word", "other"),
     str: "word",
     int: 7,
@@ -54,10 +70,16 @@ EXAMPLES = {  # by the name of the field, or else its type
     bytes: b"\x00\xff",
 }
 
+OTHERWISE = {  # where a name stands for something else
+    "ModelShelf": {"models": (ShelfModel("musev", "motion", "A model", "MIT", "https://x", size_bytes=5),)},
+    "Queue": {"running": JOB},
+}
+
 
 def example(message):
     kinds = protocol.kinds(message)
-    return message(**{name: EXAMPLES.get(name, EXAMPLES.get(kind)) for name, kind in kinds.items()})
+    shown = EXAMPLES | OTHERWISE.get(message.__name__, {})
+    return message(**{name: shown.get(name, shown.get(kind)) for name, kind in kinds.items()})
 
 
 @pytest.mark.parametrize("name", MESSAGES)

@@ -31,6 +31,7 @@ from blender_addon.protocol import (
     Problem,
     Progress,
     ProtocolError,
+    Queue,
     Refused,
     Submit,
     Welcome,
@@ -264,7 +265,7 @@ def exchange(engine, *messages):
                     await connection.send(message)
                 while not (answers and isinstance(answers[-1], EngineStatus)):
                     answer = protocol.decode(await connection.recv())
-                    answers += [] if isinstance(answer, Menus) else [answer]
+                    answers += [] if isinstance(answer, (Menus, Queue)) else [answer]
             except websockets.ConnectionClosed as closed:
                 answers.append(closed.rcvd.code)
         return answers[1:]
@@ -459,7 +460,7 @@ def test_a_job_that_kills_the_engine_is_not_tried_for_ever(tmp_path):
 
 def test_the_queue_is_bounded(store, monkeypatch):
     monkeypatch.setattr("server.jobs.MAX_UNFINISHED", 2)
-    assert [store.submit(str(uuid.uuid4()), text_request()) for _ in range(2)] == [0, 1]
+    assert [store.submit(str(uuid.uuid4()), text_request()) for _ in range(2)] == [(0, ()), (1, ())]
     with pytest.raises(ProtocolError, match="full"):
         store.submit(str(uuid.uuid4()), text_request())
 
