@@ -54,6 +54,7 @@ class Job:
     request: ClipRequest
     blobs: dict[str, bytes] = field(repr=False)
     captures: list[Capture] = field(default_factory=list, repr=False)
+    captured: bool = False  # whether the first of them is through
     about: dict = field(default_factory=dict)
     blend_file: str = ""
     file_number: int = 0  # which of the files opened in this Blender it belongs to
@@ -72,12 +73,14 @@ class Job:
         return self.state in ENDED
 
     def capture(self, deadline: float) -> None:
-        """Reads on from the scene until about `deadline`. Raises CaptureError and ProtocolError."""
+        """Reads on from the scene until about `deadline`, or, once a capture is through, takes what it read: packing
+        that is a slice of its own. Raises CaptureError and ProtocolError."""
         now = self.captures[0]
-        ready = now.advance(deadline)
-        self.phase, self.step, self.num_steps = now.phase, now.done, now.total
-        if not ready:
+        if not self.captured:
+            self.captured = now.advance(deadline)
+            self.phase, self.step, self.num_steps = now.phase, now.done, now.total
             return
+        self.captured = False
         self.request, blobs = now.finish(self.request)
         self.blobs |= blobs
         now.cancel()
