@@ -6,13 +6,15 @@ Nothing is imported here at module level, so that `protocol` (standard library o
 
 def register() -> None:
     from . import alignment, operators, props, session, ui
+    from .rig import occlusion, overlay, views
 
-    for module in (props, operators, ui, alignment, session):
+    for module in (occlusion, overlay, props, operators, ui, alignment, views, session):
         module.register()
 
 
 def unregister() -> None:
     from . import alignment, operators, props, session, ui
+    from .rig import occlusion, overlay, views
 
-    for module in (session, alignment, ui, operators, props):
+    for module in (session, views, alignment, ui, operators, props, overlay, occlusion):
         module.unregister()

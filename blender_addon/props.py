@@ -10,6 +10,8 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, Po
 
 from . import session
 from .protocol import ClipRequest, Menus
+from .rig.occlusion import MusevOcclusionSettings
+from .rig.overlay import MusevOverlaySettings
 
 MODES = (
     ("pose", "Pose to Clip", "A rig's motion drives the clip; the still, if given, says what it looks like"),
@@ -134,6 +136,8 @@ class MusevSettings(bpy.types.PropertyGroup):
     between: EnumProperty(
         name="In Between", description="What the timeline shows between generated frames", items=BETWEEN
     )
+    occlusion: PointerProperty(type=MusevOcclusionSettings)
+    overlay: PointerProperty(type=MusevOverlaySettings)
     width: number("width", "Width", "Pixels; a multiple of 8")
     height: number("height", "Height", "Pixels; a multiple of 8")
     steps: number("num_inference_steps", "Steps", "Denoising steps: more takes longer and looks cleaner")

@@ -41,6 +41,14 @@ def new_take(root: Path, clip: str) -> Path:
     return take
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, where they are missing. Raises TakeError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, folder) from error
+
+
 def frame_file(take: Path, frame: int) -> Path:
     """The file of a clip's 0-based `frame`: `0001.png` is the first."""
     return take / f"{frame + 1:04d}.png"
@@ -79,6 +87,14 @@ def write_whole(path: Path, data: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
+        raise _explained(error, path) from error
+
+
+def remove(path: Path) -> None:
+    """Removes a file that we wrote, if it is still there. Raises TakeError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
         raise _explained(error, path) from error
 
 

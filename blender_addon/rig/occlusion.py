@@ -17,6 +17,7 @@ from functools import partial
 
 import bpy
 import numpy as np
+from bpy.props import EnumProperty
 from mathutils import Vector
 from mathutils.bvhtree import BVHTree
 
@@ -51,6 +52,32 @@ BINDING_CONSTRAINTS = {"CHILD_OF", "COPY_TRANSFORMS"}
 SOLID = {"MESH", "CURVE", "SURFACE", "FONT", "META"}
 
 Cast = Callable[[Vector, Vector, float], tuple]
+
+
+COVERED = (
+    (
+        "keep",
+        "Keep",
+        "Draw them as if nothing were there; it costs nothing, and is what ControlNets were trained on",
+    ),
+    ("dim", "Dim", "Draw them at half their brightness"),
+    ("hide", "Hide", "Leave them out, and their limbs with them"),
+)
+
+
+class MusevOcclusionSettings(bpy.types.PropertyGroup):
+    own: EnumProperty(
+        name="Behind Own Body", items=COVERED, default="keep",
+        description="What becomes of points that the character's own body, clothes and props cover",
+    )  # fmt: skip
+    others: EnumProperty(
+        name="Behind Others", items=COVERED, default="keep",
+        description="What becomes of points that anything else covers: scenery, other characters",
+    )  # fmt: skip
+
+    def chosen(self) -> Occlusion:
+        """For one reading."""
+        return Occlusion(self.own, self.others)
 
 
 @dataclass
@@ -366,3 +393,6 @@ def _armatures_of(item: bpy.types.Object, deep: int = 4) -> set[tuple[str, str]]
         elif constraint.type in BINDING_CONSTRAINTS:
             bound.append(constraint.target)
     return set().union(*(_armatures_of(other, deep - 1) for other in bound if other is not None))
+
+
+register, unregister = bpy.utils.register_classes_factory((MusevOcclusionSettings,))

@@ -8,12 +8,12 @@ import math
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev.rig import maps, people, pose
+from bl_ext.user_default.musev.rig import people, pose
 from bl_ext.user_default.musev.rig.occlusion import Occlusion, behind_own_body, is_see_through
 from bl_ext.user_default.musev.rig.skeleton import BODY, INDEX
 from bodies import box, skin
 from mathutils import Matrix, Vector
-from rigs import camera, figure
+from rigs import RIGIFY_METARIG, camera, figure
 
 SIZE = 512
 WALL = (-2, -1.1, 0), (2, -1.0, 3)  # between the camera and the figure
@@ -21,8 +21,8 @@ WALL = (-2, -1.1, 0), (2, -1.0, 3)  # between the camera and the figure
 
 @pytest.fixture
 def rig(empty_scene):
-    rig = figure(maps.RIGIFY_METARIG, "Dancer", face=True)
-    skin(rig, maps.RIGIFY_METARIG)
+    rig = figure(RIGIFY_METARIG, "Dancer", face=True)
+    skin(rig, RIGIFY_METARIG)
     camera()
     return rig
 
@@ -107,8 +107,8 @@ def test_an_arm_before_the_face_covers_it(rig):
 
 
 def test_another_character_covers_as_anything_else_does(rig):
-    other = figure(maps.RIGIFY_METARIG, "Other", face=True)
-    skin(other, maps.RIGIFY_METARIG)
+    other = figure(RIGIFY_METARIG, "Other", face=True)
+    skin(other, RIGIFY_METARIG)
     other.location.y = -1.0
     behind, before = covered(rig, other)
     assert {"left_hip", "right_knee", "nose", "neck"} <= behind and not before
