@@ -122,7 +122,9 @@ def _poses(
     # Asked for once now, so that a camera of another scene is refused at once.
     world.view_layers[0].update()
     rig_camera.picture_matrix(world, world.view_layers[0].depsgraph, camera.name, *size)
-    return pose.PoseCapture(world.name, people, camera.name, *size, times, with_still, settings.occlusion.chosen())
+    return pose.PoseCapture(
+        world.name, people, camera.name, *size, times, with_still, settings.occlusion.chosen()
+    )
 
 
 def takes_root(prefs: MusevPreferences) -> Path:

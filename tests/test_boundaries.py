@@ -8,7 +8,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
-BLENDER = {"bpy", "mathutils", "bpy_extras", "bmesh", "gpu", "gpu_extras", "blf", "idprop", "numpy", "websockets"}
+BLENDER = {
+    "bpy",
+    "mathutils",
+    "bpy_extras",
+    "bmesh",
+    "gpu",
+    "gpu_extras",
+    "blf",
+    "idprop",
+    "numpy",
+    "websockets",
+}
 
 
 def imports(path):
