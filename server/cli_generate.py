@@ -27,7 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blender_addon.protocol import BODY_POINTS, PoseTrack, ProtocolError
+from blender_addon.protocol import PoseTrack, ProtocolError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,10 +182,13 @@ class _Run:
         return request["task"]
 
     def _models(self) -> Iterator[Models]:
+        from musev_engine.options import NO
         from musev_engine.task_models import SHIPPED, models_of
 
-        names = (self.options.sd_model_name, self.options.unet_model_name)
-        self._say(f"loading {names[0] if names[0] == SHIPPED else ' with '.join(reversed(names))} …")
+        image, motion = self.options.sd_model_name, self.options.unet_model_name
+        if image.lower() in NO:
+            image = self.options.sd_model_cfg_path
+        self._say(f"loading {SHIPPED if image == SHIPPED else f'{motion} with {image}'} …")
         return models_of(self.options)
 
     def _make(self, values: dict, folder: Path, models: Models, number: int, repeat: int) -> None:
@@ -206,7 +209,7 @@ class _Run:
             random.randrange(LONGEST_SEED) if options.seed is None else (options.seed + repeat) % LONGEST_SEED
         )
         task = Task(dict(values), options, folder)
-        clip = fitting(task.clip(seed, **self._poses(task)), models, self.options.given)
+        clip = fitting(task.clip(seed, **self._poses(task, models.name)), models, self.options.given)
         self._say_once(*_remarks(clip, models))
         sidecar = self._sidecar(values, folder, seed, models)
         progress = _Progress(name, self.quiet)
@@ -231,11 +234,13 @@ class _Run:
         self._say(f"{count} frames, seed {seed}, told in {sidecar_of(path)}")
         print(path, flush=True)
 
-    def _poses(self, task: Task) -> dict:
-        """The pose track's points in the clip's pixels, aligned if that is asked for."""
+    def _poses(self, task: Task, model: str = "") -> dict:
+        """The pose track's points in the clip's pixels, aligned if that is asked for; without the hands and faces for
+        a model that never saw any."""
         import numpy as np
 
-        from musev_engine.posealign import align_poses
+        from musev_engine import keypoints
+        from server.models import traits
 
         if not (path := self.options.poses_file):
             return {}
@@ -247,15 +252,15 @@ class _Run:
             ) from error
         width, height = task.size()
         scale = np.array([width / track.width, height / track.height, 1], np.float32)
-        poses = np.frombuffer(track.points, "<f4").reshape(track.shape)[..., :BODY_POINTS, :] * scale
-        still_pose = None
+        poses, still_pose = np.frombuffer(track.points, "<f4").reshape(track.shape) * scale, None
         if track.still_pose is not None:
-            still_pose = (
-                np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:])[..., :BODY_POINTS, :] * scale
-            )
+            still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:]) * scale
             if self.options.posealign == "auto":
-                poses = align_poses(poses, still_pose)
-        return {"poses": poses, "still_pose": still_pose}
+                poses = keypoints.align(poses, still_pose)
+        both = {"poses": poses, "still_pose": still_pose}
+        if traits(model).body_only:
+            both = {name: each if each is None else keypoints.split(each)[0] for name, each in both.items()}
+        return both
 
     def _sources(self, task: Task) -> list[np.ndarray]:
         shown = [task.sources] if getattr(self.options, "need_return_videos", False) else []
