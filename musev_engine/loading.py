@@ -179,7 +179,18 @@ def load_models(
         controlnets = [each for each in controlnets or () if each != POSE_CONTROLNET]
     nets = controlnet_paths(folder / "controlnet", controlnets)
 
-    # the parts themselves
+    # the parts themselves, the small ones first: what doesn't do among them is told before the UNet is read
+    text_encoder = load_text_encoder(parts["text_encoder"], **place)
+    tokenizer = _tokenizer(parts["tokenizer"], text_encoder)
+    words = add_embeddings(text_encoder, tokenizer, embeddings)
+    autoencoder = load_vae(parts["vae"], **place)
+    optional = {}
+    if "image_proj" in parts:
+        optional["image_encoder"] = load_image_encoder(parts["image_encoder"], **place)
+        optional["image_proj"] = load_image_proj(parts["image_proj"], optional["image_encoder"], **place)
+    if "face_proj" in parts:
+        optional["face_proj"] = load_face_proj(parts["face_proj"], **place)
+    followed = {name: load_controlnet(path, **place) for name, path in nets.items()}
     unet = load_unet(
         parts["unet"],
         config,
@@ -188,29 +199,19 @@ def load_models(
         face_id=parts.get("face_proj"),
         **place,
     )
-    text_encoder = load_text_encoder(parts["text_encoder"], **place)
-    tokenizer = _tokenizer(parts["tokenizer"], text_encoder)
-    words = add_embeddings(text_encoder, tokenizer, embeddings)
     apply_loras(unet, text_encoder, loras, keep=False)
-    optional = {}
-    if "referencenet" in parts:
-        optional["referencenet"] = load_referencenet(parts["referencenet"], reference_config, **place)
-    if "image_proj" in parts:
-        optional["image_encoder"] = load_image_encoder(parts["image_encoder"], **place)
-        optional["image_proj"] = load_image_proj(parts["image_proj"], optional["image_encoder"], **place)
-    if "face_proj" in parts:
-        optional["face_proj"] = load_face_proj(parts["face_proj"], **place)
-    followed = {name: load_controlnet(path, **place) for name, path in nets.items()}
     if pose_guider is not None:
         nets[POSE_CONTROLNET] = pose_guider
         followed[POSE_CONTROLNET] = _fitting(load_pose_guider(pose_guider, **place), unet, pose_guider)
+    if "referencenet" in parts:
+        optional["referencenet"] = load_referencenet(parts["referencenet"], reference_config, **place)
     few = few_step(path for path, _ in loras)
     schedule = parts.get("scheduler")
     schedule = SD15_SCHEDULER if schedule is None else read_json(schedule / "scheduler_config.json")
     return Models(
         name=folder.name,
         unet=unet,
-        vae=load_vae(parts["vae"], **place),
+        vae=autoencoder,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler_config=schedule | (few.scheduler_config if few else {}),

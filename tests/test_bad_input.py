@@ -2,6 +2,7 @@
 what can be known without a model is told before one is read."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from musev_engine import task_models
+from musev_engine import loading, task_models
 from server import cli
 from tests.test_generate import assets, here, run  # noqa: F401  (fixtures)
 
@@ -153,7 +154,7 @@ def test_wrong_options_are_told_by_the_parser(argv, told, capsys):
 
 
 BASES = [
-    ("evil.ckpt", "evil.ckpt holds program code"), ("other.safetensors", "other.safetensors holds no unet"),
+    ("evil.ckpt", "evil.ckpt holds program code"), ("other.safetensors", "other.safetensors holds no text"),
     ("xl.safetensors", "no Stable Diffusion 1 model (got it seems to be a LoRA)"), ("nowhere", "nowhere"),
 ]  # fmt: skip
 
@@ -168,6 +169,20 @@ def test_a_base_that_is_none_is_told(base, told, bad, assets, capfd):  # noqa: F
     ]
     assert run("text2video", *argv) == 3
     assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--vae_model_path=other.safetensors", "--vae_model_path=evil.bin", "--ip_adapter_face_model_name=other"],
+)
+def test_parts_that_do_not_do_are_told_before_the_unet_is_read(option, bad, assets, monkeypatch, capfd):  # noqa: F811
+    model = bad / "model"
+    shutil.copytree(assets / "mini", model)
+    (model / "IP-Adapter").mkdir()
+    shutil.copy(bad / "other.safetensors", model / "IP-Adapter")
+    monkeypatch.setattr(loading, "load_unet", lambda *_, **__: pytest.fail("the UNet was read"))
+    assert run("text2video", f"--checkpoints={model}", "--prompt=a", option) == 3
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "near"), [("musev_refnet", "musev_referencenet"), ("moose", "musev")])
