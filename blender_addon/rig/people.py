@@ -6,7 +6,7 @@ where it is an instance, the instancing object's name and Blender's persistent i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import bpy
@@ -14,8 +14,12 @@ import numpy as np
 from mathutils import Matrix
 
 from .camera import PoseError
-from .maps import _face_estimate, families
-from .skeleton import INDEX, NAMES
+from .known_maps import BY_TITLE, KNOWN
+from .maps import Hook, Match, Names, RigMap, best, from_json, lay, told
+from .rest import Rest
+from .skeleton import FACE, INDEX, NAMES
+
+NO_PLACE = 0x7FFFFFFF  # what Blender fills a persistent id up with
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Person:
 
     name: what the artist calls it. library: the file that the armature is linked from, '' for this one. rows: (130,)
     int; offsets: (130, 4) float64 in bone space, the last 1, and all 0 where the person has no such point. map: the
-    title of the name map; missing: the limbs without a bone.
+    title of the name map, score: how much of the rig it explains; missing: points without a bone, left out.
+    face_approximated: most of the face lies where an average one would. swapped: the rig names its sides the other way
+    round, seen by where its feet point to.
     """
 
     name: str
@@ -45,7 +51,88 @@ class Person:
     rows: np.ndarray
     offsets: np.ndarray
     map: str
+    score: float = 1.0
     missing: tuple[str, ...] = ()
+    face_approximated: bool = False
+    swapped: bool = False
+
+
+# --- where a person's points hang -----------------------------------------------------------------
+
+
+def find(
+    armature: bpy.types.Object,
+    rig_map: RigMap | None = None,
+    overrides: Mapping[str, Hook] | None = None,
+) -> Match:
+    """The name map of an armature: the one given, the one saved with it, or the best of those known.
+
+    overrides: points set by hand, on top of those saved with the armature. Raises PoseError for an object that is no
+    armature, and MapError for a saved map that can't be read.
+    """
+    if armature.type != "ARMATURE":
+        raise PoseError(
+            f"'{armature.name}' is a {armature.type.lower()}, not an armature; choose the rig itself."
+        )
+    saved_map, saved = saved_rig(armature)
+    rig_map, overrides = rig_map or saved_map, {**saved, **(overrides or {})}
+    bones = armature.data.bones.keys()
+    return lay(rig_map, Names(bones), overrides) if rig_map else best(bones, KNOWN, overrides)
+
+
+def saved_rig(holder) -> tuple[RigMap | None, dict[str, Hook]]:
+    """The map and the overrides of an armature object, or of a settings group that has them. Raises MapError."""
+    saved = getattr(holder.data, "musev_rig", None) if isinstance(holder, bpy.types.Object) else holder
+    if saved is None:  # the extension's settings are not registered: a script uses this module alone
+        return None, {}
+    rig_map = from_json(saved.custom) if saved.custom else BY_TITLE.get(saved.map)
+    return rig_map, {item.name: Hook(item.bone, item.end, tuple(item.offset)) for item in saved.overrides}
+
+
+def resolve(
+    armature: bpy.types.Object,
+    rig_map: RigMap | None = None,
+    overrides: Mapping[str, Hook] | None = None,
+    instance: Instance | None = None,
+) -> Person:
+    """The person that an armature is, or that one of its instances is.
+
+    Limbs without a bone are left out and named in `missing`. Raises PoseError for an object that is no armature, and
+    where too few limbs are found (its `unmapped` lists the points), and MapError as `find` does.
+    """
+    match = find(armature, rig_map, overrides)
+    if not match.usable:
+        closest = (
+            f" by the closest name map, {match.map.title}" if match.limbs else "; no name map knows its names"
+        )
+        raise PoseError(
+            f"Armature '{armature.name}' has bones for {match.limbs} of 12 limb points{closest}. Not found: "
+            f"{told(match.missing)}. Give these points a bone in the Characters panel, or import a map.",
+            unmapped=match.missing,
+        )
+    rig = Rest(armature.data.bones, match.hooks)
+    swapped = rig.names_are_swapped()
+    if swapped:
+        rig.swap()
+    hooked = sum(point in rig.hooks for point in FACE)
+    rig.derive()
+    rig.put_face(match.map.head_has_length)
+    used = tuple(dict.fromkeys(hook.bone for hook in rig.hooks.values()))
+    rows, offsets = np.zeros(len(NAMES), int), np.zeros((len(NAMES), 4))
+    for point, hook in rig.hooks.items():
+        if point in INDEX:
+            rows[INDEX[point]] = used.index(hook.bone)
+            offsets[INDEX[point]] = rig.in_bone(hook)
+    return Person(
+        name=instance_name(armature.name, instance), armature=armature.name,
+        library=armature.library.filepath if armature.library else "", instance=instance,
+        bones=used, rows=rows, offsets=offsets, map=match.map.title, score=match.score,
+        missing=tuple(point for point in match.missing if point not in rig.hooks),
+        face_approximated=hooked < len(FACE) / 2, swapped=swapped,
+    )  # fmt: skip
+
+
+# --- where a person stands ------------------------------------------------------------------------
 
 
 def evaluated_armature(depsgraph: bpy.types.Depsgraph, person: Person) -> bpy.types.Object:
@@ -57,7 +144,7 @@ def evaluated_armature(depsgraph: bpy.types.Depsgraph, person: Person) -> bpy.ty
     if not evaluated.is_evaluated:
         raise PoseError(
             f"Armature '{person.armature}' takes no part in scene '{depsgraph.scene.name}'; "
-            "add it to the scene, or include its collection in the view layer."
+            "add it to the scene, include its collection in the view layer, and do not disable it in viewports."
         )
     return evaluated
 
@@ -93,43 +180,35 @@ def _placed(depsgraph: bpy.types.Depsgraph, person: Person, found: dict[Instance
 
 def instance_of(copy: bpy.types.DepsgraphObjectInstance) -> Instance:
     """The identity of a copy, the same in every frame."""
-    path = tuple(number for number in copy.persistent_id if number != 0x7FFFFFFF)
+    path = tuple(number for number in copy.persistent_id if number != NO_PLACE)
     return Instance(copy.parent.name, copy.object.name, path)
 
 
-def resolve(armature: bpy.types.Object) -> Person:
-    """Finds the points of an armature by its bones' names.
+def instance_name(armature: str, instance: Instance | None) -> str:
+    """'Dancer'; 'Dancer in Crowd.003' for what an object instances; with Blender's numbers where it makes several."""
+    if instance is None:
+        return armature
+    name = f"{armature} in {instance.parent}"
+    return name if len(instance.path) == 1 else f"{name} #{'.'.join(map(str, instance.path))}"
 
-    Raises PoseError for an object that is no armature, and for missing bones: names them and the map tried.
-    """
-    if armature.type != "ARMATURE":
-        raise PoseError(
-            f"'{armature.name}' is a {armature.type.lower()}, not an armature; choose the rig itself."
-        )
-    bones = armature.data.bones
-    tried = families(bones.keys())
-    missing = [[b for b in (*names.body().values(), names.head) if b not in bones] for names in tried]
-    best = min(range(len(tried)), key=lambda i: len(missing[i]))
-    names = tried[best]
-    if missing[best]:
-        others = [family for family in tried if family is not names]
-        raise PoseError(
-            f"Armature '{armature.name}' has no bone {', '.join(missing[best])} "
-            f"(closest name map: {names.title}; also tried: {', '.join(n.title for n in others)}). "
-            "Rename the bones to one of these."
-        )
-    body = names.body()
-    face = _face_estimate(bones, names)
-    bone_of = body | dict.fromkeys(face, names.head)
-    offset_of = {point: np.zeros(3) for point in body} | face
-    for point, (bone, end) in names.face_bones().items():
-        if bone in bones:
-            bone_of[point] = bone
-            offset_of[point] = np.array([0.0, bones[bone].length if end == "tail" else 0.0, 0.0])
-    used = tuple(dict.fromkeys(bone_of.values()))
-    rows, offsets = np.zeros(len(NAMES), int), np.zeros((len(NAMES), 4))
-    for point, bone in bone_of.items():
-        rows[INDEX[point]] = used.index(bone)
-        offsets[INDEX[point]] = (*offset_of[point], 1.0)
-    library = armature.library.filepath if armature.library else ""
-    return Person(armature.name, armature.name, library, None, used, rows, offsets, names.title)
+
+def candidates(
+    scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph
+) -> Iterator[tuple[bpy.types.Object, Instance | None]]:
+    """Every visible armature of the depsgraph (the original object) and every visible instance of one, in Blender's
+    order: armatures that are instanced, and those whose mesh alone is."""
+    meshes: dict[tuple, tuple[bpy.types.Object, Instance]] = {}
+    with_armature = set()
+    for copy in depsgraph.object_instances:
+        thing = copy.object
+        if not copy.is_instance:
+            if thing.type == "ARMATURE":
+                yield thing.original, None
+            continue
+        which = instance_of(copy)
+        if thing.type == "ARMATURE":
+            with_armature.add((which.parent, which.path[1:], thing.original))
+            yield thing.original, which
+        elif thing.type == "MESH" and (armature := thing.find_armature()) is not None:
+            meshes.setdefault((which.parent, which.path[1:], armature.original), (armature.original, which))
+    yield from (found for key, found in meshes.items() if key not in with_armature)

@@ -15,10 +15,13 @@ import bpy
 import numpy as np
 
 from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
-from .camera import PoseError, picture_matrix, project
+from .camera import PoseError, cut, look, numbers, picture_matrices, picture_matrix, project
 from .occlusion import Occlusion
 from .people import Person, evaluated_armature, placements
 from .skeleton import MIRROR, NECK, SHOULDERS
+
+# Of the time given; the rest is for the arithmetic, and for frames that are slower than those before.
+PART_OF_TICK = 0.6
 
 
 class Sampler:
@@ -31,7 +34,7 @@ class Sampler:
     def __init__(self, depsgraph: bpy.types.Depsgraph, people: Sequence[Person]) -> None:
         """Raises PoseError where an armature or a bone has gone."""
         self.people = tuple(people)
-        self.rows, self.matrices, self.worlds = [], [], []
+        self.rows, self.counts, self.matrices, self.worlds = [], [], [], []
         for person in people:
             names = evaluated_armature(depsgraph, person).pose.bones.keys()
             row_of = {name: row for row, name in enumerate(names)}
@@ -39,30 +42,32 @@ class Sampler:
                 raise PoseError(
                     f"Armature '{person.armature}' has lost the bone {', '.join(gone)}; generate again."
                 )
-            self.rows.append(np.array([row_of[name] for name in person.bones], int))
+            self.rows.append(np.array([row_of[name] for name in person.bones], int)[person.rows])
+            self.counts.append(len(names))
             self.matrices.append([])
             self.worlds.append([])
 
     def add(self, depsgraph: bpy.types.Depsgraph) -> None:
         """Takes the frame that the depsgraph stands at. Raises PoseError where an armature or an instance has gone."""
         where = placements(depsgraph, self.people)
-        for person, rows, matrices, worlds, placed in zip(
-            self.people, self.rows, self.matrices, self.worlds, where, strict=True
+        for person, count, matrices, worlds, placed in zip(
+            self.people, self.counts, self.matrices, self.worlds, where, strict=True
         ):
             armature = evaluated_armature(depsgraph, person)
-            raw = np.empty((len(armature.pose.bones), 4, 4), np.float32)  # each matrix transposed
-            armature.pose.bones.foreach_get("matrix", raw.reshape(-1))
-            matrices.append(raw[rows])
-            worlds.append(armature.matrix_world.copy() if placed is None else placed)
+            raw = np.empty(count * 16, np.float32)
+            armature.pose.bones.foreach_get("matrix", raw)
+            matrices.append(raw)
+            worlds.append(numbers(armature.matrix_world if placed is None else placed))
 
     def points(self) -> np.ndarray:
         """(t, people, 130, 4) float64 of the frames taken: world x, y, z, and 1 where there is such a point, else 0."""
         frames = len(self.worlds[0]) if self.people else 0
         points = np.zeros((frames, len(self.people), POINTS, 4))
         for number, person in enumerate(self.people):
-            bones = np.array(self.matrices[number], np.float64)[:, person.rows]  # (t, 130, 4, 4)
-            worlds = np.array(self.worlds[number], np.float64)
-            local = np.einsum("tkji,kj->tki", bones, person.offsets)
+            # Blender gives matrices by columns, in float32: a point in bone space loses nothing to it.
+            columns = np.array(self.matrices[number]).reshape(frames, -1, 4, 4)[:, self.rows[number]]
+            local = np.matmul(person.offsets.astype(np.float32)[:, None], columns)[:, :, 0]  # (t, 130, 4)
+            worlds = np.array(self.worlds[number]).reshape(-1, 4, 4)
             if not person.offsets[NECK, 3] and person.offsets[SHOULDERS, 3].all():
                 local[:, NECK] = local[:, SHOULDERS].mean(axis=1)
             placed = local @ worlds.swapaxes(1, 2)
@@ -165,35 +170,38 @@ class PoseCapture:
         scene = bpy.data.scenes.get(self.scene)
         if scene is None:
             raise PoseError(f"Scene '{self.scene}' is no longer in this file; generate again.")
+        now = time.perf_counter()
+        deadline = now + PART_OF_TICK * (deadline - now)
         before, own_camera = scene.frame_current_final, scene.camera
-        slowest, taken, pictures, light, sampler = 0.0, self.done, [], [], None
+        taken, sights, light, sampler = self.done, [], [], None
+        part, started = cut(scene.render, self.width, self.height), time.perf_counter()
         try:
             while taken < self.total:
-                started = time.perf_counter()
-                if slowest and started + 2 * slowest > deadline:  # the step, and the one back
+                # The next step and the one back, each as long as the steps so far were on average.
+                if sights and now + (now - started) / len(sights) * 2 > deadline:
                     break
                 stand_at(scene, self.times[taken])
                 depsgraph = scene.view_layers[0].depsgraph
                 sampler = sampler or Sampler(depsgraph, self.people)
                 sampler.add(depsgraph)
-                pictures.append(picture_matrix(scene, depsgraph, self.camera, self.width, self.height))
-                light.append(self._light(scene, depsgraph))
+                sights.append(look(scene, depsgraph, self.camera, part))
+                if self.occlusion.needed:
+                    light.append(self._light(scene, depsgraph))
                 taken += 1
-                slowest = max(slowest, time.perf_counter() - started)
+                now = time.perf_counter()
         finally:
             stand_at(scene, before)
             if scene.camera != own_camera:  # a marker has switched it on the way
                 scene.camera = own_camera
         if sampler is not None:
-            keypoints = project(sampler.points(), np.array(pictures)[:, None])
-            keypoints[..., 2] *= light
+            keypoints = project(sampler.points(), picture_matrices(sights)[:, None])
+            if light:
+                keypoints[..., 2] *= light
             self.read += list(keypoints)
         return self.done == self.total
 
     def _light(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> np.ndarray:
         """What the visibility of each point, (people, 130), is to be multiplied by."""
-        if not self.occlusion.needed:
-            return np.ones((len(self.people), POINTS), np.float32)
         points = world_points(scene, depsgraph, self.people)
         where = self.camera, self.width, self.height
         return self.occlusion.visible(scene, depsgraph, self.people, points, *where)
