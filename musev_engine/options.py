@@ -21,7 +21,8 @@ IP_ADAPTERS = {  # MuseV's names: files of IP-Adapter/
 @dataclass(frozen=True)
 class Option:
     """One option. kind: what its text is read as; flag "on" or "off": it takes no text, and given it means True or,
-    as MuseV's `store_false` ones, False. least: the smallest number that is taken. effect: what it does. supported:
+    as MuseV's `store_false` ones, False. least: the smallest number that is taken;
+    several: one for each control may be given, with commas. effect: what it does. supported:
     what it becomes here. `ours`: not MuseV's.
     """
 
@@ -35,9 +36,12 @@ class Option:
     verbs: tuple[str, ...] = BOTH
     ours: bool = False
     least: float | None = None
+    several: bool = False
 
     def read(self, text: str) -> object:
-        """Its value from the command line. Raises argparse's error."""
+        """Its value from the command line, a list of them where several may be. Raises argparse's error."""
+        if self.several and "," in text:
+            return [self.read(each) for each in text.split(",")]
         try:
             value = self.kind(text)
         except ValueError as error:
@@ -188,7 +192,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("--video_overlap", 1, "on how many frames", "`SerialDenoise.overlap`", int),
     # video to video
     Option("--controlnet_name", None, "one of 26 controls, or several with commas", "`Clip.controls`", verbs=V2V),
-    Option("--controlnet_conditioning_scale", 1.0, "their weight", "`ControlVideo.scale`", float, verbs=V2V),
+    Option("--controlnet_conditioning_scale", 1.0, "their weight, or one for each with commas", "`ControlVideo.scale`",
+           float, verbs=V2V, several=True),
     Option("--sample_rate", 1, "take every n-th frame", "`media.read_clips`", int, verbs=V2V, least=1),
     Option("--which2video", "video", "video: begin with the source, noised; video_middle: only follow it",
            "`Clip.video`", choices=("video", "video_middle"), verbs=V2V),
@@ -214,10 +219,11 @@ OURS: tuple[Option, ...] = tuple(
          "verbs": V2V},
         {"name": "--posealign", "default": "off", "effect": "auto: bring the poses to the still's figure",
          "supported": "`posealign`", "choices": ("auto", "off")},
-        {"name": "--controlnet_start", "default": 0.0, "kind": float, "effect": "from which part of the steps on",
-         "supported": "`ControlVideo.start`", "verbs": V2V},
-        {"name": "--controlnet_end", "default": 1.0, "kind": float, "effect": "up to which part of the steps",
-         "supported": "`ControlVideo.end`", "verbs": V2V},
+        {"name": "--controlnet_start", "default": 0.0, "kind": float, "several": True,
+         "effect": "from which part of the steps on, or one for each", "supported": "`ControlVideo.start`",
+         "verbs": V2V},
+        {"name": "--controlnet_end", "default": 1.0, "kind": float, "several": True,
+         "effect": "up to which part of the steps, or one for each", "supported": "`ControlVideo.end`", "verbs": V2V},
         {"name": "--guess_mode", "default": False, "kind": bool, "flag": "on", "verbs": V2V,
          "effect": "ControlNets lead even without a prompt", "supported": "`Clip.guess_mode`"},
         {"name": "--control-scale", "default": 1.0, "kind": float, "effect": "weight of --poses-file",

@@ -232,8 +232,21 @@ class Task:
         if not kinds and not self._starts_from_video:
             remedy = "Give --controlnet_name, or --which2video video."
             raise EngineError("The clip has nothing to follow", options.which2video, remedy)
+        self._spans(names)
         video_size(path)
         return names
+
+    def _spans(self, names: list[str]) -> list[list[float]]:
+        """Scale, start and end of each control."""
+        spans = []
+        for key in ("controlnet_conditioning_scale", "controlnet_start", "controlnet_end"):
+            given = getattr(self.options, key)
+            values = given if isinstance(given, list) else [given] * len(names)
+            if len(values) != len(names):
+                told = f"{len(values)} for {len(names)} controls"
+                raise bad_tasks(f"--{key} doesn't fit", told, "Give one number, or one for each control.")
+            spans.append(values)
+        return spans
 
     @property
     def _starts_from_video(self) -> bool:
@@ -254,7 +267,7 @@ class Task:
         device = options.device or "cpu"
         still = fit_still(before[0], width, height, options.compat) if before else None
         controls = []
-        for name in names:
+        for name, *span in zip(names, *self._spans(names), strict=True):
             kind, pictures, shown = find_control(name), video, []
             if options.posealign == "auto" and begin and not is_middle:
                 if not isinstance(kind, ControlKind):
@@ -270,7 +283,6 @@ class Task:
                 pictures = np.concatenate(
                     [*(shown or [preprocess(name, still[None], device=device)]), pictures]
                 )
-            span = (options.controlnet_conditioning_scale, options.controlnet_start, options.controlnet_end)
             controls.append(ControlVideo(kind.controlnet, pictures, None, *span))
         if before:  # the condition image comes before the video
             video = np.concatenate([still[None], video])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from musev_engine.control import CONTROLS
+from musev_engine.errors import EngineError
 from musev_engine.media import write_media
 from musev_engine.options import OPTIONS, OURS, as_markdown, defaults, options_of, parser_of
 from musev_engine.tasks import Task
@@ -174,6 +175,22 @@ def test_an_option_reaches_the_clip(key, files):
     if argv and key != "still_file":  # and without it, the clip is another
         value = attrgetter(path.partition(".")[0])(Task(plain, given("text2video")).clip(1))
         assert value is None or not holds(Task(plain, given("text2video")).clip(1), path, wanted)
+
+
+def test_each_control_has_a_weight_and_steps_of_its_own(files):
+    told = [
+        "--controlnet_name=canny,tile",
+        "--controlnet_conditioning_scale=0.5,0.25",
+        "--controlnet_start=0,0.3",
+    ]
+    options = given(
+        "video2video", "--time_size=4", "--video_path", files["video"], *told, "--controlnet_end=0.9"
+    )
+    controls = Task({"name": "a", "prompt": ""}, options).clip(1).controls
+    assert [(each.scale, each.start, each.end) for each in controls] == [(0.5, 0, 0.9), (0.25, 0.3, 0.9)]
+    options = given("video2video", "--video_path", files["video"], *told[:2], "--controlnet_end=1,1,1")
+    with pytest.raises(EngineError, match=r"--controlnet_end doesn't fit \(got 3 for 2 controls\)"):
+        Task({"name": "a", "prompt": ""}, options).check()
 
 
 @pytest.mark.parametrize("key", V2V)
