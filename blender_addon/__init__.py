@@ -6,15 +6,17 @@ Nothing is imported here at module level, so that `protocol` (standard library o
 
 def register() -> None:
     from . import alignment, operators, props, session, ui
+    from .render import panel, settings, stage
     from .rig import occlusion, overlay, views
 
-    for module in (occlusion, overlay, props, operators, ui, alignment, views, session):
+    for module in (settings, occlusion, overlay, props, operators, ui, alignment, panel, stage, views, session):
         module.register()
 
 
 def unregister() -> None:
     from . import alignment, operators, props, session, ui
+    from .render import panel, settings, stage
     from .rig import occlusion, overlay, views
 
-    for module in (session, views, alignment, ui, operators, props, overlay, occlusion):
+    for module in (session, views, stage, panel, alignment, ui, operators, props, overlay, occlusion, settings):
         module.unregister()

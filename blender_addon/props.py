@@ -10,6 +10,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, Po
 
 from . import session
 from .protocol import ClipRequest, Menus
+from .render.settings import MusevRenderSettings
 from .rig.occlusion import MusevOcclusionSettings
 from .rig.overlay import MusevOverlaySettings
 
@@ -136,6 +137,7 @@ class MusevSettings(bpy.types.PropertyGroup):
     between: EnumProperty(
         name="In Between", description="What the timeline shows between generated frames", items=BETWEEN
     )
+    render: PointerProperty(type=MusevRenderSettings)
     occlusion: PointerProperty(type=MusevOcclusionSettings)
     overlay: PointerProperty(type=MusevOverlaySettings)
     width: number("width", "Width", "Pixels; a multiple of 8")

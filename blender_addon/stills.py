@@ -102,16 +102,16 @@ def _weights(old: int, new: int, start: float, scale: float) -> np.ndarray:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 (h, w, 3) -> the bytes of an sRGB PNG file (W3C PNG, third edition)."""
-    height, width, _ = pixels.shape
+    """uint8 (h, w) grey or (h, w, 3) -> the bytes of an sRGB PNG file (W3C PNG, third edition)."""
+    height, width = pixels.shape[:2]
     lines = np.concatenate(
-        [np.zeros((height, 1), np.uint8), pixels.reshape(height, width * 3)], axis=1
+        [np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1
     )  # filter: none
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
     body = zlib.compress(lines.tobytes(), 6)
     chunks = (chunk(b"IHDR", header), chunk(b"sRGB", b"\0"), chunk(b"IDAT", body), chunk(b"IEND", b""))
     return PNG_MAGIC + b"".join(chunks)

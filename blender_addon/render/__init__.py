@@ -1,0 +1,1 @@
+"""Control pictures, masks and source frames from the scene's own renderer."""

@@ -1,0 +1,386 @@
+"""Depth, normals, line art and masks of a clip, and its plain render: a `captures.Capture` that renders them.
+
+Cycles renders the geometry in every Blender, one sample at the middle of each of several points a pixel: it gives
+true values, needs no GPU and no window (the GPU engines end Blender without EGL), and takes 0.05 to 0.2 s for 256 x
+256 points. Nothing is shaded. The plain render is the artist's own, by the engine they choose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+from ..captures import picture_blobs
+from ..protocol import ClipRequest, Control
+from ..stills import encode_png, png_size
+from . import cache, pictures
+from .cache import Record, Store
+from .exr import Exr
+from .people import parts_of_all
+from .stage import RenderError, Stage, render_layer
+
+GEOMETRY_CONTROLS = ("depth", "normal_bae", "lineart")
+BAND = 16  # rows of a clip's picture that are made at a time
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to render. controls: by name, without pictures. people: the armatures whose masks together become the
+    clip's; None: no mask. source_strength: of the plain render as source; None: no plain render. engine: of the plain
+    render: "SCENE", "CYCLES", "WORKBENCH", or "AUTO", the scene's own in a window and Cycles without one."""
+
+    controls: tuple[Control, ...] = ()
+    people: tuple[str, ...] | None = None
+    source_strength: float | None = None
+    engine: str = "AUTO"
+
+    @property
+    def geometry(self) -> bool:
+        return bool(self.controls) or self.people is not None
+
+
+def points_a_side(width: int, height: int) -> int:
+    """How many points a pixel is rendered at, along each side: fewer for large pictures."""
+    size = max(width, height)
+    return 4 if size <= 256 else 3 if size <= 512 else 2
+
+
+@dataclass
+class RenderCapture:
+    """A `captures.Capture`. scene, camera: names; camera None: the scene's own, which its markers switch. times:
+    frames of its timeline, between two as well.
+
+    store: where frames are kept and looked for; None: nowhere. rendered: how many renders it took, those found in the
+    cache apart. pngs: what was made, by the name of the control, "mask" and "source", in order.
+    """
+
+    scene: str
+    camera: str | None
+    width: int
+    height: int
+    times: tuple[float, ...]
+    wanted: Wanted
+    store: Store | None = None
+    phase: str = "rendering"
+    done: int = 0
+    rendered: int = 0
+    pngs: dict[str, list[bytes]] = field(default_factory=dict)
+    _records: list[Record] = field(default_factory=list)
+    _stages: dict[str, Stage] = field(default_factory=dict)
+    _folder: Path | None = None
+    _rendering: bool = False
+    _key: str | None = None
+    _reduction: Iterator[Record | None] | None = None
+    _packing: Iterator[tuple[str, str, bytes]] | None = None
+    _blobs: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """A step for each frame's geometry, for each plain render and for each frame's pictures; one to pack them."""
+        return len(self.times) * (2 * self.wanted.geometry + (self.wanted.source_strength is not None)) + 1
+
+    def advance(self, deadline: float) -> bool:
+        """Renders, or looks whether a render is there, and makes pictures of what was rendered, until `deadline`.
+
+        Without a window a render is waited for, in one it goes on in Blender's render job. Raises CaptureError.
+        """
+        while self.done < self.total:
+            if not self._go_on() or time.perf_counter() >= deadline:
+                break
+        return self.done == self.total
+
+    def finish(self, request: ClipRequest) -> tuple[ClipRequest, dict[str, bytes]]:
+        """The request with controls, mask and source named in it, and their blobs. Raises ProtocolError."""
+        named = {name: tuple(blobs) for name, blobs in self._blobs.items()}
+        controls = tuple(
+            dataclasses.replace(control, pictures=named[control.name]) for control in self.wanted.controls
+        )
+        changed: dict = {"controls": (*request.controls, *controls)}
+        if "mask" in named:
+            changed["mask"] = named["mask"]
+        if "source" in named:
+            changed |= {"source": named["source"], "source_strength": self.wanted.source_strength}
+        blobs = {sha256: blob for blobs in self._blobs.values() for sha256, blob in blobs.items()}
+        return dataclasses.replace(request, **changed), blobs
+
+    def cancel(self) -> None:
+        """Takes away the copies of the scene and the files. A render on its way ends by itself."""
+        self._reduction = None  # closes its file
+        for stage in self._stages.values():
+            stage.remove()
+        self._stages.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    # --- step by step -----------------------------------------------------------------------------
+
+    def _go_on(self) -> bool:
+        """Does a little; False: nothing can be done until a render has ended."""
+        frames, step = len(self.times), self.done
+        if self.wanted.geometry:
+            if step < frames:
+                return self._geometry(self.times[step])
+            step -= frames
+        if self.wanted.source_strength is not None:
+            if step < frames:
+                return self._plain(self.times[step])
+            step -= frames
+        if self.wanted.geometry and step < frames:
+            self.phase = "drawing"
+            self._draw(step)
+            return True
+        self.phase = "packing"
+        self._packing = self._packing or self._pack()
+        for name, sha256, blob in self._packing:
+            self._blobs.setdefault(name, {})[sha256] = blob
+            return True
+        self.done += 1
+        return True
+
+    def _geometry(self, moment: float) -> bool:
+        if self._reduction is not None:
+            record = next(self._reduction)
+            if record is not None:
+                self._keep(record)
+            return True
+        if not self._rendering:
+            if bpy.app.is_job_running("RENDER"):
+                return False
+            scene, depsgraph = self._stage("geometry").at(moment)
+            scene.camera.data.dof.use_dof = False  # one sample through an open lens is noise
+            own = cache.own_materials(depsgraph)
+            self._key = self._fingerprint(scene, depsgraph, own)
+            known = self.store.get(self._key) if self._key and self.store else None
+            if known is not None:
+                self._keep(known)
+                return True
+            scene.view_layers[0].material_override = None if own else _clay(self._stages["geometry"])
+        path = self._render("geometry", "frame.exr")
+        if path is None:
+            return False
+        stage = self._stages["geometry"]
+        self._reduction = self._reduce(Exr(path), stage.to_camera, stage.orthographic)
+        return True
+
+    def _plain(self, moment: float) -> bool:
+        if not self._rendering:
+            if bpy.app.is_job_running("RENDER"):
+                return False
+            self._stage("plain").at(moment)
+        path = self._render("plain", "frame.png")
+        if path is None:
+            return False
+        png = path.read_bytes()
+        if png_size(png) != (self.width, self.height):
+            raise RenderError(
+                f"The plain render is {png_size(png)} in size, not {(self.width, self.height)}; look whether the "
+                "compositor scales it."
+            )
+        self.pngs.setdefault("source", []).append(png)
+        self.done += 1
+        return True
+
+    def _render(self, stage: str, file: str) -> Path | None:
+        """The file, once it is rendered; None until then. Raises RenderError where the render was cancelled."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="musev-render-"))
+        path = self._folder / file
+        if not self._rendering:
+            self.rendered += 1
+            self._rendering = True
+            if not self._stages[stage].render(path):
+                return None
+        elif bpy.app.is_job_running("RENDER"):
+            return None
+        self._rendering = False
+        if not path.exists():
+            raise RenderError(
+                f"The render of frame {self.times[self.done % len(self.times)]:g} of scene '{self.scene}' was "
+                f"cancelled, or its file could not be written to {self._folder}; generate again."
+            )
+        return path
+
+    def _stage(self, kind: str) -> Stage:
+        if kind not in self._stages:
+            setup = self._set_up_geometry if kind == "geometry" else self._set_up_plain
+            self._stages[kind] = Stage(self.scene, self.camera, self.width, self.height, setup)
+        return self._stages[kind]
+
+    # --- pictures ---------------------------------------------------------------------------------
+
+    def _reduce(self, exr: Exr, to_camera: np.ndarray, orthographic: bool) -> Iterator[Record | None]:
+        """Makes a frame's record, some rows at a time; yields None until it is whole."""
+        block = points_a_side(self.width, self.height)
+        line_width = max(2, round(block * max(1.0, min(self.width, self.height) / 256)))
+        names = parts_of_all(self.wanted.people or ())
+        wanted = [number for name, number in exr.objects.items() if name in names]
+        shown: list[list[np.ndarray]] = [[], [], [], [], []]
+        for first in range(0, self.height, BAND):
+            last = min(first + BAND, self.height)
+            above = min(first * block, line_width + 1)  # rows whose lines reach into these
+            below = min((self.height - last) * block, line_width + 1)
+            rows = (first * block - above, last * block + below)
+            wide = pictures.Surface.of(
+                exr.rows("Depth", "*", *rows)[..., 0], exr.rows("Normal", "XYZ", *rows),
+                np.ascontiguousarray(exr.rows("CryptoObject00", "R", *rows)[..., 0]).view(np.uint32), to_camera,
+            )  # fmt: skip
+            inner = slice(above, above + (last - first) * block)
+            inverse, coverage = pictures.inverse_depth(wide.depth[inner], block)
+            line = pictures.block_mean(pictures.lines(wide, orthographic, line_width)[inner], block)
+            parts = (
+                inverse, coverage, pictures.normal_picture(wide.normals[inner], block),
+                np.rint(line * 255).astype(np.uint8), pictures.mask(wide.ids[inner], wanted, block),
+            )  # fmt: skip
+            for rows_so_far, part in zip(shown, parts, strict=True):
+                rows_so_far.append(part)
+            yield None
+        inverse, coverage, normal, line, mask = map(np.concatenate, shown)
+        mask_png = encode_png(mask) if self.wanted.people is not None else b""
+        yield Record(inverse, coverage, encode_png(normal), encode_png(line), mask_png)
+
+    def _keep(self, record: Record) -> None:
+        if self._reduction is not None:
+            self._reduction = None
+            if self._key and self.store:
+                try:
+                    self.store.put(self._key, record)
+                except OSError as error:
+                    raise RenderError(
+                        f"A rendered frame can't be kept in {self.store.folder}: {error}"
+                    ) from error
+        self._records.append(record)
+        for name, png in (("normal_bae", record.normal), ("lineart", record.line), ("mask", record.mask)):
+            if png and (name == "mask" or any(control.name == name for control in self.wanted.controls)):
+                self.pngs.setdefault(name, []).append(png)
+        self.done += 1
+
+    def _draw(self, index: int) -> None:
+        """The depth picture of a frame, now that all frames' depths are known."""
+        if any(control.name == "depth" for control in self.wanted.controls):
+            if index == 0:
+                limits = [pictures.depth_limits(record.inverse, record.coverage) for record in self._records]
+                self._limits = pictures.range_limits(limits)
+            record = self._records[index]
+            picture = pictures.depth_picture(record.inverse, record.coverage, *self._limits)
+            self.pngs.setdefault("depth", []).append(encode_png(picture))
+        self.done += 1
+
+    def _pack(self) -> Iterator[tuple[str, str, bytes]]:
+        for name, files in self.pngs.items():
+            for sha256, blob in picture_blobs(self.width, self.height, files):
+                yield name, sha256, blob
+
+    def _fingerprint(self, scene, depsgraph, own: bool) -> str | None:
+        if self.store is None:
+            return None
+        people, stage = self.wanted.people, self._stages["geometry"]
+        about = (
+            stage.picture.tobytes(), stage.to_camera.tobytes(), stage.clip_distances, self.width, self.height,
+            None if people is None else sorted(parts_of_all(people)),
+        )  # fmt: skip
+        return cache.fingerprint(scene, depsgraph, about, own)
+
+    # --- the copies of the scene ------------------------------------------------------------------
+
+    def _set_up(self, scene: bpy.types.Scene, points: int) -> None:
+        render = scene.render
+        render.resolution_x, render.resolution_y = self.width * points, self.height * points
+        render.resolution_percentage = 100
+        render.use_border = render.use_multiview = render.use_stamp = render.use_sequencer = False
+        render.use_single_layer = render.use_placeholder = False
+        render.use_overwrite = render.use_file_extension = True
+
+    def _set_up_geometry(self, scene: bpy.types.Scene, stage: Stage) -> None:
+        keep = render_layer(scene)
+        for layer in [layer for layer in scene.view_layers if layer.name != keep]:
+            scene.view_layers.remove(layer)
+        self._set_up(scene, points_a_side(self.width, self.height))
+        render, layer = scene.render, scene.view_layers[0]
+        _choose_cycles(scene)
+        settings = scene.cycles
+        settings.device, settings.samples, settings.max_bounces = "CPU", 1, 0
+        settings.use_adaptive_sampling = settings.use_denoising = settings.use_animated_seed = False
+        settings.pixel_filter_type, settings.filter_width = "GAUSSIAN", 0.01  # at the middle of a pixel
+        settings.use_camera_cull = settings.use_distance_cull = False
+        render.use_compositing = render.use_motion_blur = render.use_freestyle = False
+        render.film_transparent = True
+        scene.world = None
+        layer.use = True
+        layer.use_pass_z = layer.use_pass_normal = layer.use_pass_cryptomatte_object = True
+        layer.use_pass_cryptomatte_material = layer.use_pass_cryptomatte_asset = False
+        layer.use_pass_combined = False
+        layer.pass_cryptomatte_depth = 2
+        image = render.image_settings
+        if hasattr(image, "media_type"):  # 5.0
+            image.media_type = "MULTI_LAYER_IMAGE"
+        image.file_format, image.color_depth, image.exr_codec = "OPEN_EXR_MULTILAYER", "32", "NONE"
+        if hasattr(image, "use_exr_interleave"):  # 5.0
+            image.use_exr_interleave = True
+
+    def _set_up_plain(self, scene: bpy.types.Scene, stage: Stage) -> None:
+        self._set_up(scene, 1)
+        image = scene.render.image_settings
+        if hasattr(image, "media_type"):
+            image.media_type = "IMAGE"
+        image.file_format, image.color_mode, image.color_depth, image.compression = "PNG", "RGB", "8", 15
+        engine = self.wanted.engine
+        if engine == "AUTO":
+            # EEVEE and Workbench end a Blender that has neither window nor EGL.
+            engine = "CYCLES" if bpy.app.background else "SCENE"
+        if engine == "CYCLES" and scene.render.engine != "CYCLES":
+            _choose_cycles(scene)
+            scene.cycles.device, scene.cycles.samples, scene.cycles.use_denoising = "CPU", 16, False
+        elif engine == "WORKBENCH":
+            scene.render.engine = "BLENDER_WORKBENCH"
+        _write_no_files(scene, stage)
+
+
+def _choose_cycles(scene: bpy.types.Scene) -> None:
+    try:
+        scene.render.engine = "CYCLES"
+    except TypeError:
+        raise RenderError(
+            "Cycles is not there, and it renders the control pictures; enable Cycles Render Engine in Preferences, "
+            "Add-ons."
+        ) from None
+
+
+def _clay(stage: Stage) -> bpy.types.Material:
+    """The stage's own material for everything, so that no texture is read and no shader is compiled."""
+    found = next((m for m in bpy.data.materials if m.get("musev_stage") == stage.token), None)
+    return found or stage.mark(bpy.data.materials.new("MuseV clay"))
+
+
+def _write_no_files(scene: bpy.types.Scene, stage: Stage) -> None:
+    """The plain render is composited as the artist's is, but a compositor's File Output nodes must not write their
+    files: they are taken out of a copy; where one hides in a node group, there is no compositing."""
+    if hasattr(scene, "compositing_node_group"):  # 5.0: shared between scenes, so it is copied
+        tree = scene.compositing_node_group
+        if tree is not None:
+            tree = scene.compositing_node_group = stage.mark(tree.copy())
+    else:
+        tree = scene.node_tree if scene.use_nodes else None
+    if tree is None:
+        return
+    for node in [node for node in tree.nodes if node.type == "OUTPUT_FILE"]:
+        tree.nodes.remove(node)
+    if any(_writes(node.node_tree) for node in tree.nodes if node.type == "GROUP"):
+        scene.render.use_compositing = False
+
+
+def _writes(tree: bpy.types.NodeTree | None) -> bool:
+    if tree is None:
+        return False
+    return any(
+        node.type == "OUTPUT_FILE" or (node.type == "GROUP" and _writes(node.node_tree))
+        for node in tree.nodes
+    )
