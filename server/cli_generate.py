@@ -20,6 +20,7 @@ import hashlib
 import json
 import platform
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -95,7 +96,14 @@ class _Run:
         self.said: set[str] = set()
 
     def status(self) -> int:
-        """Do it all; the exit status."""
+        """Do it all; the exit status. To be told to end is an interruption too, so that nothing half-made is left."""
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return self._status()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _status(self) -> int:
         try:
             tasks, worst = self._checked()
             if not tasks:

@@ -1,7 +1,9 @@
 """`musev text2video` and `musev video2video` from end to end, with a tiny model: files, messages, exit statuses."""
 
 import json
+import os
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -507,6 +509,19 @@ def test_one_task_that_fails_leaves_the_others_and_no_half_files(here, capsys):
     (line,) = [line for line in captured.err.splitlines() if line.startswith("musev text2video: task bad")]
     assert "nowhere.png" in line and "Traceback" not in captured.err
     assert sorted(path.name for path in (here / "results").iterdir()) == ["good.mp4", "good.mp4.json"]
+
+
+def test_a_clip_that_is_told_to_end_leaves_nothing(here, monkeypatch, capsys):
+    def generate(clip, models):
+        yield pipeline.Frames(0, np.zeros((1, 64, 64, 3), np.uint8))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield pipeline.Frames(1, np.zeros((1, 64, 64, 3), np.uint8))
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    before = signal.getsignal(signal.SIGTERM)
+    assert mini("text2video", "--prompt=a") == 130
+    assert not list((here / "results").iterdir()) and signal.getsignal(signal.SIGTERM) is before
+    assert "interrupted; nothing half-made was kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [FloatingPointError("not a number"), MemoryError(), KeyboardInterrupt()])
