@@ -27,6 +27,7 @@ class Comparison:
     max_abs: float
     max_rel: float
     ok: bool
+    note: str = ""
 
 
 def compare(name: str, got: Tensor, expected: Tensor, *, atol: float, rtol: float = 0.0) -> Comparison:
@@ -118,10 +119,7 @@ class Case:
         return load_tensors(self.root / self.info["weights"], keys)
 
 
-def unet_files(root: Path, variant: str) -> tuple[dict, dict[str, Tensor]]:
-    """Config and float32 state dict of `weights/<variant>.unet.*`, as of musev or musev_referencenet_face."""
-    keys = read_json(root / f"weights/{variant}.unet.keys.json")
-    return (
-        read_json(root / f"weights/{variant}.unet.config.json"),
-        load_tensors(root / "weights/unet_union.safetensors", list(keys)),
-    )
+def unet_files(keys: Path, weights: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Config and float32 state dict of the UNet whose keys `….unet.keys.json` lists; its config lies beside it."""
+    config = keys.with_name(keys.name.replace(".keys.json", ".config.json"))
+    return read_json(config), load_tensors(weights, list(read_json(keys)))

@@ -25,10 +25,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def golden_models(case: Case) -> Models:
-    """The parts that a case of a whole loop names; its ControlNets are called "0", "1"."""
+    """The parts that a case of a whole loop names; its ControlNets are called as their files."""
     root, has = case.root, case.info.get("components") or {}
     keys = case.info.get("unet_keys", "weights/musev.unet.keys.json")
-    config, state = unet_files(root, Path(keys).name.removesuffix(".unet.keys.json"))
+    config, state = unet_files(
+        root / keys, root / case.info.get("unet_weights", "weights/unet_union.safetensors")
+    )
     text_encoder, tokenizer = text_encoder_and_tokenizer(root)
     parts = {}
     if has.get("refer"):
@@ -40,9 +42,7 @@ def golden_models(case: Case) -> Models:
         parts["image_proj"] = ImageProjModel.from_state_dict(weights).eval()
     if has.get("controlnet"):
         parts["controlnets"] = {
-            re.findall(r"\d+", path.stem)[0]: network(
-                root, path.stem, diffusers.ControlNetModel.from_config, "controlnet"
-            )
+            path.stem: network(root, path.stem, diffusers.ControlNetModel.from_config, "controlnet")
             for path in sorted(root.glob("weights/controlnet*.safetensors"))
         }
     scheduler = case.info.get("scheduler_config") or read_json(
@@ -69,11 +69,14 @@ def text_encoder_and_tokenizer(root: Path) -> tuple[CLIPTextModel, CLIPTokenizer
 
 def network(root: Path, weights: str, build, config: str | None = None) -> nn.Module:
     state = load_tensors(root / f"weights/{weights}.safetensors")
-    return _filled(build(read_json(root / f"weights/{config or weights}.config.json")), state)
+    own = (root / f"weights/{weights}.config.json").exists()
+    config = weights if own or config is None else config
+    return _filled(build(read_json(root / f"weights/{config}.config.json")), state)
 
 
-def seed_of(case: Case) -> int:
-    return int(re.findall(r"\d+", case.info["generator"])[-1])
+def seeds_of(case: Case) -> list[int]:
+    """Of the generator that a case was made with, or of one for each clip of its batch."""
+    return [int(seed) for seed in re.findall(r"manual_seed\((\d+)\)", case.info["generator"])]
 
 
 def _vision(config: dict) -> CLIPVisionModelWithProjection:

@@ -4,6 +4,7 @@
 """
 
 import re
+from math import ceil
 from pathlib import Path
 
 import diffusers
@@ -143,6 +144,19 @@ def check_text_parse(path: Path, root: Path) -> list[Comparison]:
     ]
 
 
+def check_text_overlong_error(path: Path, root: Path) -> list[Comparison]:
+    """What the original raises for prompts of more than three chunks. Ours reads them to their end."""
+    text_encoder, tokenizer = text_encoder_and_tokenizer(root)
+    tokens_a_word, results = len(tokenizer("cat", add_special_tokens=False).input_ids), []
+    for chunks in (4, 6):
+        words = 75 * chunks // tokens_a_word
+        embeds = encode_prompts(text_encoder, tokenizer, ["cat " * words])
+        rows = 77 * ceil(words * tokens_a_word / 75)
+        results.append(compare_values(f"{words} words", embeds.shape[1], rows))
+        results.append(compare_values("finite", bool(embeds.isfinite().all()), True))
+    return results
+
+
 def check_tensor_utils(directory: Path, root: Path) -> list[Comparison]:
     """The original's helpers: rows repeated for a larger batch, frames laid into one sequence, latents that lean on
     older ones. And its AdaIN: the UNet's call of it changes nothing, so the engine has none."""
@@ -157,10 +171,10 @@ def check_tensor_utils(directory: Path, root: Path) -> list[Comparison]:
             got = blend(tensors["fuse.dst"], old, weight, first)
             results.append(compare(key, got, expected, atol=DRAWN))
     sample, mixed = tensors["adain.in"], tensors.get("concat.out")
-    if mixed is not None:  # of two parts of `sample`: its first k frames, at these places
+    if mixed is not None:  # of two parts of `sample`, wherever it was cut: which frame stands where is all
         place = [_nearest(sample[:, :, i], mixed) for i in range(sample.shape[2])]
         got = insert_condition_frames(
-            sample[:, :, 2:], sample[:, :, :2], torch.tensor(place[2:]), torch.tensor(place[:2])
+            sample[:, :, 1:], sample[:, :, :1], torch.tensor(place[1:]), torch.tensor(place[:1])
         )
         results.append(compare("concat.out", got, mixed, atol=DRAWN))
     results.append(
@@ -197,4 +211,5 @@ CHECKS = {
     "tensor_utils": check_tensor_utils,
     "text_embeddings": check_text_embeddings,
     "text_parse": check_text_parse,
+    "text_overlong_error": check_text_overlong_error,
 }

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from musev_engine.prompts import encode_prompts
-from tests import parity_loops, parity_pipeline
+from tests import parity_loops
 from tests.golden_data import NotCovered, read_json
 from tests.golden_models import text_encoder_and_tokenizer
-from tests.parity import cases
+from tests.parity import all_checks, cases
 
 OPEN = Path(__file__).parent / "golden" / "open"
-CHECKS = parity_loops.CHECKS | parity_pipeline.CHECKS
+CHECKS = {kind: all_checks()[kind] for kind in (*parity_loops.CHECKS, "pipeline", "predictor")}
 CASES = [(kind, path) for kind, path in cases(OPEN) if kind in CHECKS]
 
 
