@@ -16,19 +16,16 @@ appears when it is complete.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import platform
 import random
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blender_addon.protocol import PoseTrack, ProtocolError
+from server.sidecars import read_sidecar, sidecar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,21 +38,6 @@ FAILED, USAGE, MODEL, MEMORY, INTERRUPTED = 1, 2, 3, 4, 130
 MODEL_CODES = ("missing_model", "bad_model", "unknown_model", "no_models", "not_supported", "broken_plugin")
 USAGE_CODES = ("bad_tasks", "unknown_name", "changed_input", "bad_request", "missing_device", "unwritable")
 LONGEST_SEED = 2**31  # exclusive
-INPUTS = ("condition_images", "refer_image", "ipadapter_image", "face_image", "video_path")
-INPUT_OPTIONS = (
-    "still_file", "poses_file", "video_path", "referencenet_image_path", "ipadapter_image_path", "face_image_path",
-)  # fmt: skip
-OWN_TO_A_RUN = (
-    "repeat",
-    "output_dir",
-    "overwrite",
-    "save_filetype",
-    "save_images",
-    "log_level",
-    "device",
-    "name",
-)
-VERSIONED = ("torch", "diffusers", "transformers", "numpy")
 
 
 def text2video_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +76,7 @@ class _Run:
         self.options = argparse.Namespace(**defaults(verb) | given, given=frozenset(given))
         self.quiet = self.options.log_level not in ("DEBUG", "INFO")
         self.said: set[str] = set()
+        self.model = ""  # the sha256 of the one that a clip shall be made with again
 
     def status(self) -> int:
         """Do it all; the exit status. To be told to end is an interruption too, so that nothing half-made is left."""
@@ -146,7 +129,8 @@ class _Run:
 
         options = self.options
         if options.repeat:
-            yield self._again(Path(options.repeat)), Path()
+            task, self.options, self.model = read_sidecar(Path(options.repeat), self.verb, options)
+            yield task, Path()
         elif options.test_data_path:
             for task in select(read_tasks(options.test_data_path), options.target_datas):
                 yield task, Path(options.test_data_path).parent
@@ -159,35 +143,6 @@ class _Run:
                 "Give -test_data_path FILE.yaml, or --prompt TEXT.",
                 "bad_tasks",
             )
-
-    def _again(self, sidecar: Path) -> dict:
-        """The task of a sidecar; its options become this run's, but for those that say where the clip goes."""
-        from musev_engine.options import defaults
-
-        try:
-            told = json.loads(sidecar.read_text(encoding="utf-8"))
-            request, inputs = told["request"], told["inputs"]
-            options = defaults(request["verb"]) | request["options"] | {"seed": told["seed"], "n_repeat": 1}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ProtocolError(
-                f"{sidecar} is no sidecar of a clip", error, "Give a clip's .json file.", "bad_tasks"
-            ) from error
-        if request["verb"] != self.verb:
-            raise ProtocolError(
-                "That clip was made otherwise", request["verb"], f"Use: musev {request['verb']}", "bad_tasks"
-            )
-        for path, sha256 in inputs.items():
-            if not Path(path).exists() or _sha256(Path(path)) != sha256:
-                raise ProtocolError(
-                    "An input isn't what it was",
-                    path,
-                    "Put the file back, or make a new clip.",
-                    "changed_input",
-                )
-        kept = {key: getattr(self.options, key) for key in OWN_TO_A_RUN}
-        given = frozenset(request["given"]) | self.options.given
-        self.options = argparse.Namespace(**options | kept, given=given)
-        return request["task"]
 
     def _models(self) -> Iterator[Models]:
         from musev_engine.options import NO
@@ -219,7 +174,9 @@ class _Run:
         task = Task(dict(values), options, folder)
         clip = fitting(task.clip(seed, **self._poses(task, models.name)), models, self.options.given)
         self._say_once(*_remarks(clip, models))
-        sidecar = self._sidecar(values, folder, seed, models)
+        if self.model not in ("", models.sha256):
+            self._say_once(f"{models.name} isn't the model that made that clip: this one will differ")
+        told = sidecar(self.verb, values, folder, options, seed, models)
         progress = _Progress(name, self.quiet)
 
         def frames() -> Iterator[np.ndarray]:
@@ -231,14 +188,14 @@ class _Run:
 
         try:
             shown = _beside(frames(), self._sources(task), options.n_cols)
-            count = write_media(path, shown, options.fps, sidecar, options.overwrite)
+            count = write_media(path, shown, options.fps, told, options.overwrite)
         finally:
             progress.end()
         if options.save_images and options.save_filetype != "images":
             from musev_engine.media import read_video
 
             pictures = media_path(Path(options.output_dir), f"{name}_images", "images")
-            write_media(pictures, read_video(path), options.fps, sidecar, options.overwrite)
+            write_media(pictures, read_video(path), options.fps, told, options.overwrite)
         self._say(f"{count} frames, seed {seed}, told in {sidecar_of(path)}")
         print(path, flush=True)
 
@@ -273,39 +230,6 @@ class _Run:
     def _sources(self, task: Task) -> list[np.ndarray]:
         shown = [task.sources] if getattr(self.options, "need_return_videos", False) else []
         return shown + (task.controls if getattr(self.options, "need_return_condition", False) else [])
-
-    def _sidecar(self, values: dict, folder: Path, seed: int, models: Models) -> dict:
-        """Everything that makes the clip again: the request with whole paths, hashes, versions, licence."""
-        from musev_engine.task_files import find_path
-
-        task, inputs = dict(values), {}
-        options = {
-            k: v for k, v in vars(self.options).items() if k not in (*OWN_TO_A_RUN, "given", "test_data_path")
-        }
-        for holder, keys in ((task, INPUTS), (options, INPUT_OPTIONS)):
-            for key in keys:
-                given = holder.get(key)
-                if given is None or given == []:
-                    continue
-                paths = [
-                    find_path(str(one), folder).absolute()
-                    for one in (given if isinstance(given, list) else [given])
-                ]
-                holder[key] = [str(path) for path in paths] if isinstance(given, list) else str(paths[0])
-                inputs |= {str(path): _sha256(path) for path in paths if path.exists()}
-        return {
-            "request": {"verb": self.verb, "task": task, "options": options, "given": sorted(self.options.given)},
-            "seed": seed,
-            "inputs": inputs,
-            "model": {
-                "name": models.name, "sha256": models.sha256, "licence": models.licence,
-                "controlnets": sorted(models.controlnets), "loras": [list(lora) for lora in models.loras],
-                "embeddings": list(models.embeddings),
-            },
-            "device": str(models.device),
-            "versions": {"python": platform.python_version(), "musev-for-blender": _version("musev-for-blender")}
-            | {name: _version(name) for name in VERSIONED},
-        }  # fmt: skip
 
     def _told(self, error: BaseException, task: str = "") -> int:
         """Say what went wrong in one line; the exit status for it."""
@@ -396,19 +320,3 @@ def _file_name(name: str) -> str:
     """A task's name as a file's: no separators, and never hidden."""
     kept = "".join("_" if sign in '/\\:*?"<>|' or ord(sign) < 32 else sign for sign in name).strip(". ")
     return kept[:100] or "clip"
-
-
-def _sha256(path: Path) -> str:
-    """Of a file, or of a folder's files by their names."""
-    if path.is_dir():
-        told = "".join(f"{one.name} {_sha256(one)}\n" for one in sorted(path.iterdir()) if one.is_file())
-        return hashlib.sha256(told.encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

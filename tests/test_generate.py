@@ -130,6 +130,24 @@ def test_a_sidecar_makes_its_clip_again(verb, here, capsys):
     assert "isn't what it was" in capsys.readouterr().err
 
 
+def test_a_clip_is_made_again_from_another_folder_and_a_changed_model_is_told(
+    here, assets, monkeypatch, capsys
+):
+    shutil.copytree(assets / "mini", here / "model")
+    made = ("--checkpoints=model", "--prompt=a", "--save_filetype=images", "--vae_model_path=model/vae")
+    assert run("text2video", *made) == 0
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    again = ("--repeat", here / "results/clip/clip.json", "--save_filetype=images")
+    assert cli.main(["text2video", *map(str, again)]) == 0
+    assert "isn't the model" not in capsys.readouterr().err
+    assert np.array_equal(frames_of(here / "results/clip"), frames_of(here / "elsewhere/results/clip"))
+    write_tiny_model(here / "other", seed=1)
+    shutil.copytree(here / "other", here / "model", dirs_exist_ok=True)
+    assert cli.main(["text2video", *map(str, again), "--overwrite"]) == 0
+    assert "model isn't the model that made that clip" in capsys.readouterr().err
+
+
 def test_what_is_there_is_left_unless_asked(here, capsys):
     clip = ("--prompt", "a lion", "--save_filetype", "images")
     assert mini("text2video", *clip, "--seed=1") == 0
