@@ -24,6 +24,8 @@ from .pose import PoseCapture
 from .skeleton import PARTS
 
 TICK_S = 0.006  # what a tick may take of Blender's main thread; the session's own timer ticks beside it
+PAUSE_S = 0.005  # between two ticks
+TOLD_PARTS = 50  # of the whole, each of which is a redraw of the panel
 SHAPES_AT_ONCE = 64  # that are drawn in one step at 512 x 512 pixels
 OPENPOSE_VERSION = 1.3
 JSON_PARTS = {
@@ -207,13 +209,21 @@ class Runner:
             return None
         if any(job.state is JobState.CAPTURING for job in session.current.jobs):
             return 0.1  # one at a time is read from the scene
+        told = self._told
         try:
             if self.export.advance(time.perf_counter() + TICK_S) and self._placed():
                 self.running = False
         except FAILURES as error:
             self.stop(str(error))
-        session.redraw()
-        return 0.02 if self.running else None
+        if self._told != told:
+            session.redraw()
+        return PAUSE_S if self.running else None
+
+    @property
+    def _told(self) -> tuple:
+        """What the panel says, in coarse steps: drawing it costs more than reading a pose."""
+        export = self.export
+        return self.running, export.phase, TOLD_PARTS * export.done // max(export.total, 1), export.problem
 
     def _placed(self) -> bool:
         """Whether the pictures are on the timeline, or need not be; some modes keep them waiting."""

@@ -6,7 +6,7 @@ they stand. It is worked out anew whenever Blender draws the viewport, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
 
 import blf
 import bpy
@@ -20,11 +20,13 @@ from ..captures import CaptureError
 from .camera import cut, find_camera
 from .cast import Cast, cast
 from .drawing import Shapes, shapes
+from .maps import MapError
 from .occlusion import Occlusion
 from .pose import world_points
 
 CORNERS = 24  # of an ellipse
 SOFT = 0.5  # region pixels on both sides of an edge, in which it fades
+KEEP_S = 1.0  # for which the points' bones are taken to be the same ones
 FRAME_COLOUR = (1.0, 1.0, 1.0, 0.5)
 
 
@@ -119,16 +121,24 @@ def draw_view(context: bpy.types.Context, shown: Cast, occlusion: Occlusion, opa
     area = (region.width, region.height)
     matrix = np.array(view.perspective_matrix)
     points = region_points(world, matrix, *area)
-    size: Sequence[float] = area
     camera = find_camera(scene, shown.camera)
     looked_through = context.space_data.camera if context.space_data.use_local_camera else scene.camera
     if view.view_perspective == "CAMERA" and looked_through == camera:
-        clip = (shown.width, shown.height)
-        corners = frame_corners(scene, camera.evaluated_get(depsgraph), matrix, area, clip)
-        size = np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0])
-        points[..., 2] *= occlusion.visible(scene, depsgraph, shown.people, world, shown.camera, *clip)
+        size = (shown.width, shown.height)
+        corners = frame_corners(scene, camera.evaluated_get(depsgraph), matrix, area, size)
+        zoom = float(np.linalg.norm(corners[1] - corners[0])) / shown.width
+        points[..., 2] *= occlusion.visible(scene, depsgraph, shown.people, world, shown.camera, *size)
         _draw_frame(corners)
-    _draw_shapes(shapes(points, *size), opacity)
+    else:
+        size, zoom = area, 1.0
+    _draw_shapes(zoomed_shapes(points, size, zoom), opacity)
+
+
+def zoomed_shapes(points: np.ndarray, size: tuple[int, int], zoom: float) -> Shapes:
+    """The shapes of a picture of that (width, height) at `points` (people, 130, 3) of a region that shows it `zoom`
+    times as large: as thick as they are in the picture."""
+    what = shapes(points / (zoom, zoom, 1.0), *size)
+    return what._replace(start=what.start * zoom, end=what.end * zoom, radius=what.radius * zoom)
 
 
 def _draw_shapes(what: Shapes, opacity: float) -> None:
@@ -158,6 +168,22 @@ def _draw_problem(text: str) -> None:
     blf.draw(0, f"MuseV: {text}")
 
 
+_casts: dict[tuple, tuple[float, Cast]] = {}  # what settings said, and until when that is taken for true
+
+
+def recent_cast(owner: bpy.types.Scene) -> Cast:
+    """As `cast`, but looked up again only once in a while: finding bones by name takes longer than all the drawing."""
+    settings, now = owner.musev, time.monotonic()
+    named = (owner, settings.camera, owner.camera, settings.armature)
+    key = (settings.width, settings.height, *(item and item.name for item in named))
+    until, found = _casts.get(key, (0.0, None))
+    if now >= until:
+        _casts.clear()
+        found = cast(owner)
+        _casts[key] = now + KEEP_S, found
+    return found
+
+
 def draw() -> None:
     """What Blender calls for every 3-D viewport that it draws."""
     context = bpy.context
@@ -168,10 +194,10 @@ def draw() -> None:
         if not settings.overlay.show:
             continue
         try:
-            shown = cast(owner)
+            shown = recent_cast(owner)
             if shown.scene == context.scene.name:
                 draw_view(context, shown, settings.occlusion.chosen(), settings.overlay.opacity)
-        except CaptureError as error:
+        except (CaptureError, MapError) as error:
             _draw_problem(str(error))
 
 

@@ -100,7 +100,9 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
     filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        self.directory = self.directory or "//"
+        self.directory = self.directory or str(
+            Path(bpy.data.filepath).parent if bpy.data.filepath else Path.home()
+        )
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from bl_ext.user_default.musev import session, stills, strips
 from bl_ext.user_default.musev.engine_link import EngineState
-from bl_ext.user_default.musev.rig import drawing, export, maps, views
-from rigs import camera, figure
+from bl_ext.user_default.musev.rig import drawing, export, views
+from rigs import RIGIFY_METARIG, camera, figure
 
 MODULE = "bl_ext.user_default.musev"
 
@@ -22,7 +22,7 @@ def scene(empty_scene, tmp_path):
     """A figure that walks to the right over frames 1 to 5, before a camera; takes go to a folder."""
     session.current.__init__()
     export.current.__init__()
-    rig = figure(maps.RIGIFY_METARIG, "Dancer", face=True)
+    rig = figure(RIGIFY_METARIG, "Dancer", face=True)
     camera()
     for frame, x in ((1, -0.5), (5, 0.5)):
         rig.location.x = x

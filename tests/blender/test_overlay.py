@@ -5,14 +5,14 @@ from __future__ import annotations
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev.rig import drawing, maps, overlay, pose, views
+from bl_ext.user_default.musev.rig import drawing, overlay, pose, views
 from bl_ext.user_default.musev.rig.camera import find_camera
-from rigs import camera, figure
+from rigs import RIGIFY_METARIG, camera, figure
 
 
 @pytest.fixture
 def scene(empty_scene):
-    rig = figure(maps.RIGIFY_METARIG, "Dancer", face=True)
+    rig = figure(RIGIFY_METARIG, "Dancer", face=True)
     empty_scene.musev.armature = rig
     empty_scene.musev.width, empty_scene.musev.height = 320, 480
     empty_scene.render.resolution_x, empty_scene.render.resolution_y = 1000, 700
@@ -85,6 +85,31 @@ def test_the_triangles_cover_the_shapes(scene):
         seen = colours[corners[mine]].reshape(-1, 4)
         assert np.allclose(seen[:, :3], colour / 255) and np.isclose(seen[:, 3].max(), 0.7)
     assert np.isfinite(vertices).all()
+
+
+def test_the_shapes_are_as_thick_as_in_the_clips_picture():
+    people = np.zeros((1, 130, 3))
+    people[0, [8, 9]] = (20, 30, 1), (100, 90, 1)
+    sent = drawing.shapes(people, 128, 128)
+    shown = overlay.zoomed_shapes(people * (3, 3, 1), (128, 128), 3.0)
+    assert np.allclose(shown.radius, 3 * sent.radius) and np.allclose(shown.end, 3 * sent.end)
+    assert np.array_equal(shown.colours, sent.colours)
+
+
+def test_the_bones_are_looked_up_once_in_a_while(scene, monkeypatch):
+    calls = []
+    monkeypatch.setattr(overlay, "cast", lambda owner: calls.append(owner.name))
+    for _ in range(3):
+        overlay.recent_cast(scene)
+    assert len(calls) == 1
+    scene.musev.width = 256
+    overlay.recent_cast(scene)
+    assert len(calls) == 2
+    monkeypatch.setattr(overlay, "KEEP_S", 0.0)
+    overlay._casts.clear()
+    for _ in range(2):
+        overlay.recent_cast(scene)
+    assert len(calls) == 4
 
 
 def test_nobody_makes_no_triangles():
