@@ -7,16 +7,22 @@ Nothing is imported here at module level, so that `protocol` (standard library o
 def register() -> None:
     from . import alignment, operators, props, session, ui
     from .render import panel, settings, stage
-    from .rig import occlusion, overlay, views
+    from .rig import characters, characters_panel, occlusion, overlay, views
 
-    for module in (settings, occlusion, overlay, props, operators, ui, alignment, panel, stage, views, session):
+    for module in (
+        settings, characters, occlusion, overlay, props, operators, ui, alignment, characters_panel, panel, stage,
+        views, session,
+    ):  # fmt: skip
         module.register()
 
 
 def unregister() -> None:
     from . import alignment, operators, props, session, ui
     from .render import panel, settings, stage
-    from .rig import occlusion, overlay, views
+    from .rig import characters, characters_panel, occlusion, overlay, views
 
-    for module in (session, views, stage, panel, alignment, ui, operators, props, overlay, occlusion, settings):
+    for module in (
+        session, views, stage, panel, characters_panel, alignment, ui, operators, props, overlay, occlusion, characters,
+        settings,
+    ):  # fmt: skip
         module.unregister()

@@ -7,6 +7,7 @@ puts them together with everything that needs no waiting.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import bpy
@@ -18,8 +19,9 @@ from .jobs import Job
 from .props import MusevPreferences, MusevSettings, native_fps, preferences
 from .protocol import ClipRequest, ProtocolError, blob_sha256, exact_rate
 from .rig import camera as rig_camera
-from .rig import people as rig_people
 from .rig import pose
+from .rig.cast import Cast, cast
+from .rig.people import Person
 from .rig.still_pose import StillOfAnother
 
 TO_COME = "0" * 64  # stands for what is still to be read, so that the rest of a request is checked at once
@@ -89,42 +91,39 @@ def still_bytes(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[bytes,
 def pose_capture(
     scene: bpy.types.Scene, settings: MusevSettings, times: tuple[float, ...]
 ) -> pose.PoseCapture | StillOfAnother:
-    """What is to be read from the rig, and from the one in the still where that is said. Raises SettingsError and
-    PoseError."""
-    rig = settings.armature
-    if rig is None:
-        raise SettingsError("No armature is set; choose the rig that drives the clip.")
+    """What is to be read from the characters, and from the rig in the still where that is said. Raises PoseError."""
+    who, still_rig = cast(scene), settings.still_rig
     if not settings.use_still_frame:
-        return _poses(scene, settings, rig, times)
-    if settings.still_rig in (None, rig):
-        return _poses(scene, settings, rig, (*times, settings.still_frame), with_still=True)
+        return _poses(settings, who, times)
+    if still_rig is None or any(still_rig.name == person.armature for person in who.people):
+        return _poses(settings, who, (*times, settings.still_frame), with_still=True)
     return StillOfAnother(
-        _poses(scene, settings, rig, times),
-        _poses(scene, settings, settings.still_rig, (settings.still_frame,)),
+        _poses(settings, who, times), _poses(settings, cast(scene, still_rig), (settings.still_frame,))
     )
 
 
 def _poses(
-    scene: bpy.types.Scene,
-    settings: MusevSettings,
-    rig: bpy.types.Object,
-    times: tuple[float, ...],
-    with_still: bool = False,
+    settings: MusevSettings, who: Cast, times: tuple[float, ...], with_still: bool = False
 ) -> pose.PoseCapture:
-    world = next((s for s in (scene, *bpy.data.scenes) if rig.name in s.objects), None)
-    if world is None:
-        raise SettingsError(f"Armature '{rig.name}' is in no scene of this file; choose another.")
-    camera = settings.camera or world.camera
-    if camera is None:
-        raise SettingsError(f"Scene '{world.name}' has no camera; choose one, or add one to the scene.")
-    people = (rig_people.resolve(rig),)
-    size = (settings.width, settings.height)
+    world, size = bpy.data.scenes[who.scene], (who.width, who.height)
     # Asked for once now, so that a camera of another scene is refused at once.
     world.view_layers[0].update()
-    rig_camera.picture_matrix(world, world.view_layers[0].depsgraph, camera.name, *size)
+    rig_camera.picture_matrix(world, world.view_layers[0].depsgraph, who.camera, *size)
     return pose.PoseCapture(
-        world.name, people, camera.name, *size, times, with_still, settings.occlusion.chosen()
+        who.scene, who.people, who.camera, *size, times, with_still, settings.occlusion.chosen()
     )
+
+
+def told(people: Sequence[Person]) -> list[dict]:
+    """What a take says of its characters: how their rigs were read."""
+    return [
+        {
+            "name": person.name, "name_map": person.map, "score": round(person.score, 3),
+            "left_out": list(person.missing), "face_approximated": person.face_approximated,
+            "sides_swapped": person.swapped,
+        }
+        for person in people
+    ]  # fmt: skip
 
 
 def takes_root(prefs: MusevPreferences) -> Path:
@@ -166,11 +165,11 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
     if mode == "pose":
         captures.append(capture := pose_capture(scene, settings, when.times))
         about |= {
-            "armature": settings.armature.name,
-            "camera": capture.camera,
-            "name_map": capture.people[0].map,
+            "people": told(capture.people),
+            "camera": capture.camera,  # null: the scene's own, as its markers switch it
+            "faces_approximated": [person.name for person in capture.people if person.face_approximated],
         }
-    clip = takes.clip_name(settings.armature.name if mode == "pose" else settings.prompt or mode)
+    clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or mode)
     root = takes_root(preferences(context)) if result == "clip" else Path(bpy.app.tempdir) / "musev"
     clip = clip if result == "clip" else f"{clip} {result}"
     return Job(

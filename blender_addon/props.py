@@ -6,11 +6,20 @@ Defaults and limits are the protocol's; what a value means is told in its descri
 from __future__ import annotations
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    CollectionProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)  # fmt: skip
 
 from . import session
 from .protocol import ClipRequest, Menus
 from .render.settings import MusevRenderSettings
+from .rig.characters import MusevPerson, is_armature
 from .rig.occlusion import MusevOcclusionSettings
 from .rig.overlay import MusevOverlaySettings
 
@@ -117,9 +126,13 @@ class MusevSettings(bpy.types.PropertyGroup):
         description="Bring the poses to the place, size and proportions of the figure in the still",
     )
     armature: PointerProperty(
-        name="Armature", description="The rig whose motion drives the clip",
-        type=bpy.types.Object, poll=lambda _, item: item.type == "ARMATURE",
+        name="Armature", description="The rig whose motion drives the clip, while the list of characters is empty",
+        type=bpy.types.Object, poll=is_armature,
     )  # fmt: skip
+    people: CollectionProperty(type=MusevPerson)
+    people_index: IntProperty(
+        name="Character", description="The character chosen in the list", options={"HIDDEN"}
+    )
     camera: PointerProperty(
         name="Camera", description="The camera that sees the rig; the scene's own if empty",
         type=bpy.types.Object, poll=lambda _, item: item.type == "CAMERA",

@@ -101,7 +101,10 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
             self.draw_still(layout, scene, settings)
         if settings.mode == "pose":
             column = layout.column()
-            column.prop(settings, "armature")
+            if settings.people:
+                column.label(text=f"{sum(item.use for item in settings.people)} of the characters below")
+            else:
+                column.prop(settings, "armature")
             column.prop(settings, "camera")
         layout.prop(settings, "range")
         self.draw_timing(layout, context, scene)

@@ -181,7 +181,7 @@ def save_poses(package: str, scene, path: Path) -> None:
     import numpy as np
 
     pose = importlib.import_module(f"{package}.rig.pose")
-    people = (importlib.import_module(f"{package}.rig.people").resolve(scene.musev.armature),)
+    people = importlib.import_module(f"{package}.rig.cast").cast(scene).people
     frames = tuple(range(scene.frame_start, scene.frame_end + 1))
     capture = pose.PoseCapture(
         scene.name, people, scene.camera.name, scene.musev.width, scene.musev.height, frames

@@ -9,6 +9,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, PointerProperty
 
 from ..protocol import ClipRequest, Control
+from ..rig.characters import armatures
 from .cache import Store
 from .passes import RenderCapture, Wanted
 from .stage import RenderError
@@ -84,11 +85,11 @@ def wanted(settings: bpy.types.PropertyGroup) -> Wanted:
 
 def masked(settings: bpy.types.PropertyGroup) -> tuple[str, ...]:
     """The armatures whose characters stay opaque. Raises RenderError where there is none."""
-    if settings.armature is None:
+    if not (rigs := armatures(settings)):
         raise RenderError(
             "No character is chosen to be opaque; choose an armature, or turn Characters Alone off."
         )
-    return (settings.armature.name,)
+    return tuple(rig.name for rig in rigs)
 
 
 def captures(
@@ -110,7 +111,7 @@ def captures(
 def stage_scene(scene: bpy.types.Scene, settings: bpy.types.PropertyGroup) -> bpy.types.Scene:
     """The scene that is rendered: that of the rig, where one drives the clip, else the sequencer's, or the first
     other one with the chosen camera, or with any. Raises RenderError."""
-    things = [thing for thing in (settings.armature, settings.camera) if thing is not None]
+    things = [thing for thing in (*armatures(settings), settings.camera) if thing is not None]
     for thing in things:
         if found := next((s for s in (scene, *bpy.data.scenes) if thing.name in s.objects), None):
             return found

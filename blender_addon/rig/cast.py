@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import bpy
 
+from ..protocol import MAX_PEOPLE
 from .camera import PoseError
 from .people import Person, resolve
 
@@ -22,16 +23,34 @@ class Cast:
     height: int
 
 
-def cast(owner: bpy.types.Scene) -> Cast:
-    """What the settings of a scene say. Raises PoseError where a character or a camera is missing."""
+def cast(owner: bpy.types.Scene, rig: bpy.types.Object | None = None) -> Cast:
+    """What the settings of a scene say: the characters of the list, in its order, or the one armature while the list is
+    empty; or `rig` in their place. Raises PoseError where a character or a camera is missing, and MapError for a saved
+    map that can't be read.
+    """
     settings = owner.musev
-    rig = settings.armature
-    if rig is None:
-        raise PoseError("No armature is set; choose the rig that drives the clip.")
-    world = next((s for s in (owner, *bpy.data.scenes) if rig.name in s.objects), None)
+    used = [] if rig else [item for item in settings.people if item.use]
+    rig = rig or (None if settings.people else settings.armature)
+    if rig is None and not used:
+        raise PoseError(
+            "No character of the list is used; tick one."
+            if settings.people
+            else "No armature is set; choose the rig that drives the clip."
+        )
+    if len(used) > MAX_PEOPLE:
+        raise PoseError(f"{len(used)} characters are used; a clip has at most {MAX_PEOPLE}. Untick some.")
+    people = (resolve(rig),) if rig else tuple(item.person() for item in used)
+    # An instance stands where its instancer does.
+    things = [rig] if rig else [item.parent or item.armature for item in used]
+    world = next((s for s in (owner, *bpy.data.scenes) if things[0].name in s.objects), None)
     if world is None:
-        raise PoseError(f"Armature '{rig.name}' is in no scene of this file; choose another.")
+        raise PoseError(f"Armature '{things[0].name}' is in no scene of this file; choose another.")
+    if elsewhere := [thing.name for thing in things if thing.name not in world.objects]:
+        raise PoseError(
+            f"'{things[0].name}' is in scene '{world.name}' and {', '.join(elsewhere)} not; "
+            "use characters of one scene."
+        )
     if settings.camera is None and world.camera is None:
         raise PoseError(f"Scene '{world.name}' has no camera; choose one, or add one to the scene.")
     camera = settings.camera.name if settings.camera else None
-    return Cast(world.name, (resolve(rig),), camera, settings.width, settings.height)
+    return Cast(world.name, people, camera, settings.width, settings.height)

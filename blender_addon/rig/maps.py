@@ -11,7 +11,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from ..captures import CaptureError
 from .skeleton import DERIVED, FINGERS, LIMBS, NAMES
 
 FORMAT, VERSION = "musev.rig_map", 1
@@ -29,7 +31,7 @@ SHARES = {"body": 0.8, "fingers": 0.12, "face": 0.04, "marks": 0.04}
 MIN_LIMBS = 6  # of twelve; with fewer it is not the map of such a rig
 
 
-class MapError(ValueError):
+class MapError(CaptureError):
     """A map's text does not fit: what, the value, and the remedy."""
 
 
@@ -52,6 +54,9 @@ class RigMap:
     hooks: Mapping[str, tuple[Hook, ...]]
     marks: tuple[str, ...] = ()
     head_has_length: bool = True
+
+    def __hash__(self) -> int:
+        return hash(self.title)
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,7 @@ def to_json(rig_map: RigMap) -> str:
     return json.dumps(head | rest, indent=1, allow_nan=False)
 
 
+@lru_cache(maxsize=32)
 def from_json(text: str) -> RigMap:
     """The map that `to_json` wrote. Raises MapError for anything else, naming what does not fit."""
     if len(text) > MAX_BYTES:

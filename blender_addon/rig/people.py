@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import bpy
 import numpy as np
@@ -75,9 +76,14 @@ def find(
             f"'{armature.name}' is a {armature.type.lower()}, not an armature; choose the rig itself."
         )
     saved_map, saved = saved_rig(armature)
-    rig_map, overrides = rig_map or saved_map, {**saved, **(overrides or {})}
-    bones = armature.data.bones.keys()
-    return lay(rig_map, Names(bones), overrides) if rig_map else best(bones, KNOWN, overrides)
+    by_hand = tuple({**saved, **(overrides or {})}.items())
+    return _find(tuple(armature.data.bones.keys()), rig_map or saved_map, by_hand)
+
+
+@lru_cache(maxsize=64)  # the panel asks at every redraw
+def _find(bones: tuple[str, ...], rig_map: RigMap | None, overrides: tuple[tuple[str, Hook], ...]) -> Match:
+    by_hand = dict(overrides)
+    return lay(rig_map, Names(bones), by_hand) if rig_map else best(bones, KNOWN, by_hand)
 
 
 def saved_rig(holder) -> tuple[RigMap | None, dict[str, Hook]]:
@@ -85,7 +91,7 @@ def saved_rig(holder) -> tuple[RigMap | None, dict[str, Hook]]:
     saved = getattr(holder.data, "musev_rig", None) if isinstance(holder, bpy.types.Object) else holder
     if saved is None:  # the extension's settings are not registered: a script uses this module alone
         return None, {}
-    rig_map = from_json(saved.custom) if saved.custom else BY_TITLE.get(saved.map)
+    rig_map = from_json(saved.custom) if saved.map == "CUSTOM" else BY_TITLE.get(saved.map)
     return rig_map, {item.name: Hook(item.bone, item.end, tuple(item.offset)) for item in saved.overrides}
 
 

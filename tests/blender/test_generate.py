@@ -72,7 +72,7 @@ def test_the_take_tells_how_it_was_made(engine, shot):
     assert told["seed"] == 77 and told["request"]["prompt"] == "a dancer in the rain"
     assert told["request"]["num_frames"] == 12 and told["frame_start"] == 5
     assert told["model"] == {"name": "mini", "sha256": "ab" * 32, "licence": "free"}
-    assert told["inputs"]["armature"] == "Dancer" and told["inputs"]["still_source"] == "Still"
+    assert told["inputs"]["people"][0]["name"] == "Dancer" and told["inputs"]["still_source"] == "Still"
     assert len(told["inputs"]["poses"]) == len(told["inputs"]["still"]) == 64
     assert told["extension_version"] == "0.1.0" and told["engine"]["version"] == "fake"
     assert sorted(path.name for path in job.take.iterdir())[-1] == "take.json"
