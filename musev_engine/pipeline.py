@@ -73,6 +73,7 @@ def generate(clip: Clip, models: Models, face_embedder: FaceEmbedder | None = No
         conditions = _conditions(clip, models, looks, embeds, shot)
         made, trace = yield from _made(clip, models, shot, conditions, generator, trace, (number, len(plan)))
         latents, done, tail = shot.whole(made), first, []
+        yield Progress("decode", first, clip.num_frames)
         for pictures in frames.decode(models.vae, latents[:, :, len(shot.ahead) :]):
             pixels = frames.to_pixels(pictures, clip.compat)
             if clip.need_hist_match:

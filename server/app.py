@@ -23,6 +23,8 @@ from websockets.http11 import Request, Response
 from blender_addon import protocol
 from blender_addon.protocol import (
     ClipRequest,
+    Done,
+    Estimate,
     Failed,
     FrameReady,
     Menus,
@@ -35,6 +37,7 @@ from blender_addon.protocol import (
     Welcome,
 )
 from server.connection import Client
+from server.estimates import Estimator, Remaining, free_mb
 from server.jobs import JobStore
 from server.models import engine_version
 from server.worker import ENDINGS, Worker
@@ -64,6 +67,9 @@ class App:
         self._token, self._models = token.encode(), models
         self.running: str | None = None
         self.progress: Progress | None = None  # the running job's newest
+        self.estimator = Estimator(store.measures)
+        self._remaining = Remaining({}, False)
+        self._loaded: tuple[int | None, str] = (None, "")  # the worker process, and the model that it has
         self.previews: dict[int, Preview] = {}  # its newest of each frame
         self._connections = 0
         self.changes = 0  # counts what followers might want to know
@@ -110,13 +116,15 @@ class App:
     # --- jobs -----------------------------------------------------------------------------------------
 
     async def _make(self, job: str, request: ClipRequest) -> None:
-        self.running, ended = job, False
+        self.running, ended, cold = job, False, self._is_cold(request.model)
+        expected = self.estimator.seconds(request, cold)
+        self._remaining = Remaining(expected, bool(self.estimator.known(request)))
         await self.announce()
         async for message in self.worker.run(job, request):
             if ended:  # the store did not take a frame: the worker's remaining words are not needed
                 continue
             try:
-                self._take(message)
+                self._take(message, request, cold)
             except (OSError, sqlite3.Error) as error:
                 self.store.finish(Failed(job, problem_of(error)))
                 ended = True
@@ -126,16 +134,36 @@ class App:
         self.previews = {}
         await self.announce()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, request: ClipRequest, cold: bool) -> None:
         match message:
             case FrameReady():
                 self.store.add_frame(message)
             case Progress():
-                self.progress = message
+                self.progress = self._remaining.timed(message)
+                if message.phase not in ("load", "draw"):
+                    self._loaded = (self.worker.pid, request.model)
             case Preview():
                 self.previews[message.frame] = message
             case _ if isinstance(message, ENDINGS):
                 self.store.finish(message)
+                if message == self.store.ending(message.job) and isinstance(message, Done):
+                    self.estimator.learn(request, message, cold)
+
+    def _is_cold(self, model: str) -> bool:
+        return self.worker.pid is None or self._loaded != (self.worker.pid, model)
+
+    async def estimate(self, number: int, request: ClipRequest) -> Estimate:
+        """What a clip would take that were submitted now."""
+        estimator, queue, model, wait_s = self.estimator, self.store.queue(), "", 0.0
+        free = await free_mb(estimator.device(), self.worker.pid)
+        for job in (*filter(None, (queue.running,)), *queue.waiting):
+            before = self.store.request(job)
+            cold = model != before.model if model else self._is_cold(before.model)
+            told = self.progress.total_eta_s if job == self.running and self.progress else None
+            wait_s += sum(estimator.seconds(before, cold).values()) if told is None else told
+            model = before.model
+        cold = model != request.model if model else self._is_cold(request.model)
+        return estimator.estimate(number, request, cold=cold, wait_s=wait_s, free_mb=free)
 
     async def announce(self) -> None:
         async with self._changed:

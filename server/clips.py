@@ -34,9 +34,11 @@ def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> 
     loaded = load(request.model)
     if nets := tuple(dict.fromkeys(net_of(each.name) for each in request.controls)):
         loaded = with_controlnets(request.model, loaded.sha256, nets)
+    yield Progress(job, "load", 1, 1)
+    yield Progress(job, "prepare", 0, 1)
+    _forget_peak_memory()
     clip = clip_of(request, read_blob)
     outgoing = Outgoing(job, request, inputs.mask_of(request, read_blob))
-    yield Progress(job, "load", 1, 1)
     step = 0
     for event in pipeline.generate(clip, loaded):
         match event:
@@ -56,6 +58,7 @@ def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> 
         model_sha256=loaded.sha256,
         model_licence=loaded.licence,
         engine_version=models.engine_version(),
+        gpu_memory_mb=_peak_gpu_memory_mb(),
     )
 
 
@@ -100,6 +103,17 @@ class Outgoing:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _forget_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the clip before left there
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_gpu_memory_mb() -> float | None:
+    """The most that torch has reserved of the GPU's memory, which is more than what tensors took."""
+    return torch.cuda.max_memory_reserved() / 2**20 if torch.cuda.is_available() else None
 
 
 @functools.lru_cache(maxsize=1)  # one model stays loaded from clip to clip

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from blender_addon import protocol
 from blender_addon.protocol import (
     Accepted,
+    AskEstimate,
     AskJobs,
     AskStatus,
     BlobSlice,
@@ -82,6 +83,8 @@ class Client:
                 self._follow(job, frozenset(have))
             case AskJobs(owner, skip):
                 await self.send(app.store.listing(owner, skip))
+            case AskEstimate(number, request):
+                await self.send(await app.estimate(number, request))
             case AskStatus():
                 counts = app.store.counts()
                 await self.send(EngineStatus(counts["queued"], counts["running"], app.worker.pid))

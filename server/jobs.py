@@ -1,9 +1,10 @@
 """The job store: what was promised, in SQLite (WAL), with blobs and frames as files beside it.
 
-It survives `kill -9`: a job is in the store before it is accepted, a frame is a whole file before it is
-listed, and a job that ran when the engine died is queued again. That a job ends exactly once is the
-database's own rule (a trigger), not a habit of its callers. Every file's name is made from a checked UUID, a
-checked sha256 or a number, never from text that came over the wire. Knows no socket and no picture format.
+Beside them lies what finished clips took (`measures`). The store survives `kill -9`: a job is in it before it is
+accepted, a frame is a whole file before it is listed, and a job that ran when the engine died is queued again. That
+a job ends exactly once is the database's own rule (a trigger), not a habit of its callers. Every file's name is made
+from a checked UUID, a checked sha256 or a number, never from text that came over the wire. Knows no socket and no
+picture format.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from blender_addon.protocol import (
     ProtocolError,
     Queue,
 )
+from server.measures import Measures
 
 # requests are kept in the protocol's own words; the second number is the tables'
 DATABASE = f"jobs-v{protocol.PROTOCOL_VERSION}-2.sqlite"
@@ -93,6 +95,7 @@ class JobStore:
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute("PRAGMA foreign_keys = ON")
         self._database.executescript(SCHEMA)
+        self.measures = Measures(self._database)
         self._prune()
         self._requeue()
 

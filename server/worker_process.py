@@ -10,6 +10,7 @@ why.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -71,6 +72,7 @@ def main() -> None:
 
     while True:
         order, clock = orders.next(), PhaseClock()
+        forget_peak_memory()
         try:
             send(clock.timed(Progress(order.job, "load", 0, 1)))  # the first time, torch is imported now
             engine = find_engine(engine_path)
@@ -197,10 +199,22 @@ def problem_of(error: BaseException) -> Problem:
     )
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory_mb` begin anew, where the system can: on Linux (proc(5), clear_refs)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a container may forbid it
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb() -> float | None:
-    """The most memory this process has held, or None where the system does not tell."""
+    """The most memory this process has held (since `forget_peak_memory`, where the system can), or None where the
+    system does not tell."""
     if sys.platform == "win32":
         return None
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        if "VmHWM:" in status:
+            return int(status.partition("VmHWM:")[2].split()[0]) / 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
