@@ -8,7 +8,7 @@ names go in 6.0).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import bpy
@@ -128,3 +128,186 @@ def draw_strip_search(layout: bpy.types.UILayout, owner, prop: str, scene: bpy.t
     """A search field over the scene's strips, whose names its collection holds."""
     collection = "strips" if hasattr(scene.sequence_editor, "strips") else "sequences"
     layout.prop_search(owner, prop, scene.sequence_editor, collection)
+
+
+# --- what strips show ---------------------------------------------------------------------------
+
+
+def inside(meta) -> Sequence:
+    """The strips of a meta strip."""
+    return meta.strips if hasattr(meta, "strips") else meta.sequences
+
+
+def open_meta(scene: bpy.types.Scene):
+    """The meta strip whose inside the timeline and the viewer show; None where they show the top."""
+    stack = scene.sequence_editor.meta_stack if scene.sequence_editor is not None else ()
+    return stack[-1] if len(stack) else None
+
+
+def shown_strips(scene: bpy.types.Scene) -> Sequence:
+    """The strips that the timeline shows: those of the meta that is open, else the top ones."""
+    meta = open_meta(scene)
+    return top_strips(scene) if meta is None else inside(meta)
+
+
+def shown_channels(scene: bpy.types.Scene) -> Sequence:
+    """The channels of `shown_strips`, by their number."""
+    if scene.sequence_editor is None:
+        return ()
+    meta = open_meta(scene)
+    return scene.sequence_editor.channels if meta is None else meta.channels
+
+
+def is_sound(strip) -> bool:
+    return strip.type == "SOUND"
+
+
+def overlap(a, b) -> bool:
+    """Whether two strips lie over some of the same frames."""
+    return span(a)[0] < span(b)[1] and span(b)[0] < span(a)[1]
+
+
+def with_inputs(strips: Sequence, chosen: Iterable[str]) -> set[str]:
+    """The names of the chosen strips and of all those among `strips` that they can't be shown without.
+
+    An effect needs its inputs, a modifier its mask, a multicam strip the channel that it looks at. An adjustment layer
+    alters what lies under it, and brings all of that along only where none of it is chosen.
+    """
+    chosen = set(chosen)
+    names: set[str] = set()
+    waiting = [strip for strip in strips if strip.name in chosen]
+    while waiting:
+        strip = waiting.pop()
+        if strip.name in names:
+            continue
+        names.add(strip.name)
+        waiting += [needed for k in (1, 2) if (needed := getattr(strip, f"input_{k}", None)) is not None]
+        waiting += [
+            modifier.input_mask_strip for modifier in strip.modifiers if modifier.input_mask_strip is not None
+        ]
+        if strip.type == "MULTICAM":
+            waiting += [
+                other for other in strips if other.channel == strip.multicam_source and overlap(strip, other)
+            ]
+        elif strip.type == "ADJUSTMENT":
+            under = [other for other in strips if other.channel < strip.channel and overlap(strip, other)]
+            if not any(other.name in chosen and not is_sound(other) for other in under):
+                waiting += under
+    return names
+
+
+def visible_spans(
+    strips: Sequence, channels: Sequence, names: set[str] | None = None
+) -> list[tuple[int, int]]:
+    """(first frame, first frame after) of every stretch in which one of the strips (those of `names`; None: all)
+    shows something, in order and apart. Muted strips and channels, sound, and an adjustment layer show nothing.
+    """
+    spans = []
+    for strip in strips:
+        if strip.mute or channels[strip.channel].mute or (names is not None and strip.name not in names):
+            continue
+        start, end = span(strip)
+        if strip.type == "META":
+            parts = visible_spans(inside(strip), strip.channels)
+            if is_retimed(strip):  # its inside runs at another speed
+                parts = [(start, end)] if parts else []
+            spans += [(max(start, first), min(end, last)) for first, last in parts]
+        elif strip.type == "MULTICAM":
+            looked_at = [other for other in strips if other.channel == strip.multicam_source]
+            spans += [
+                (max(start, span(other)[0]), min(end, span(other)[1]))
+                for other in looked_at
+                if not is_sound(other)
+            ]
+        elif not is_sound(strip) and strip.type != "ADJUSTMENT":
+            spans.append((start, end))
+    apart: list[tuple[int, int]] = []
+    for start, end in sorted((start, end) for start, end in spans if start < end):
+        if apart and start <= apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(end, apart[-1][1]))
+        else:
+            apart.append((start, end))
+    return apart
+
+
+def is_retimed(strip) -> bool:
+    """Whether retiming keys change the strip's speed."""
+    return len(getattr(strip, "retiming_keys", ())) > 0
+
+
+def missing_media(scene: bpy.types.Scene, strips: Iterable) -> list[str]:
+    """A line for each strip, inside metas and scenes too, that lacks files or its scene."""
+    lines = []
+    for strip in strips:
+        if strip.mute or is_sound(strip):
+            continue
+        if strip.type == "META":
+            lines += missing_media(scene, inside(strip))
+        elif strip.type == "SCENE":
+            if strip.scene is None:
+                lines.append(f"scene strip '{strip.name}' has no scene")
+            elif strip.scene_input == "SEQUENCER":
+                lines += missing_media(strip.scene, top_strips(strip.scene))
+        elif (
+            strip.type == "MOVIE"
+            and not Path(bpy.path.abspath(strip.filepath, library=scene.library)).is_file()
+        ):
+            lines.append(f"movie strip '{strip.name}' has no file {strip.filepath}")
+        elif is_image(strip):
+            lines += _missing_images(scene, strip)
+    return lines
+
+
+def _missing_images(scene: bpy.types.Scene, strip) -> list[str]:
+    folder = Path(bpy.path.abspath(strip.directory, library=scene.library))
+    shown = [strip.strip_elem_from_frame(frame) for frame in range(*span(strip))]
+    names = {element.filename for element in shown if element is not None}
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if not missing:
+        return []
+    some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+    return [f"image strip '{strip.name}' lacks {len(missing)} of {len(names)} files in {folder} ({some})"]
+
+
+def shows_itself(scene: bpy.types.Scene, strips: Iterable, around: tuple[str, ...] = ()) -> str:
+    """The first scene strip by which `scene` would show itself, however deep; "" where there is none."""
+    around = (*around, scene.name_full)
+    for strip in strips:
+        if strip.type == "META" and (found := shows_itself(scene, inside(strip), around[:-1])):
+            return found
+        if strip.type == "SCENE" and strip.scene is not None:
+            if strip.scene.name_full in around:
+                return strip.name
+            if strip.scene_input == "SEQUENCER":
+                found = shows_itself(strip.scene, top_strips(strip.scene), around)
+                if found:
+                    return found
+    return ""
+
+
+def keep_only(copy: bpy.types.Scene, names: Collection[str] | None, meta: str = "", last: int = 0) -> None:
+    """Leaves a copy of a scene only these strips (None: all), no sound, and the meta they lie in open, if they do.
+
+    last: the last frame that will be rendered.
+
+    Removing a strip removes its F-curves, so the copy must have an action of its own.
+    """
+    editor = copy.sequence_editor
+    level = top_strips(copy)
+    if meta:
+        opened = (editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all)[meta]
+        level = inside(opened)
+        editor.display_stack(opened)
+    for name in [strip.name for strip in level]:
+        strip = level.get(name)  # an effect goes with its inputs
+        if strip is not None and (is_sound(strip) or (names is not None and name not in names)):
+            level.remove(strip)
+    _stay_a_sequence(copy, last)
+
+
+def _stay_a_sequence(copy: bpy.types.Scene, last: int) -> None:
+    """Blender renders the 3-D scene at frames where every strip is muted (by its animation, say); one that isn't,
+    later than all the others and than `last`, keeps it from that."""
+    end = max([last + 1, *(span(strip)[1] for strip in top_strips(copy))])
+    length = {"length": 1} if bpy.app.version >= (5, 0) else {"frame_end": end + 1}
+    top_strips(copy).new_effect(name="MuseV", type="COLOR", channel=1, frame_start=end, **length)

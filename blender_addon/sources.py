@@ -1,0 +1,342 @@
+"""Strips as a clip's source, control pictures or reference still: exactly the frames that the viewer shows.
+
+A copy of the scene keeps the wanted strips alone, and Blender's own sequencer renders it at full size, whatever the
+strips are and whatever alters them. Colour is what the scene's view shows: its display, view, look, exposure and curves
+are in the levels, as on the artist's screen. Each frame is then cut and scaled as stills are (`stills.cover`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bpy
+import numpy as np
+from bpy.props import EnumProperty, FloatProperty, StringProperty
+
+from . import session, strips
+from .captures import CaptureError, picture_blobs
+from .protocol import ClipRequest, Control, blob_sha256
+from .scene_copy import SceneCopy
+from .stills import cover, encode_png
+
+TARGA_HEADER = 18  # bytes; what follows is rows of blue, green, red from the lowest up
+CHOICES = (
+    ("SELECTED", "Selected Strips", "The selected strips and what they need, as if nothing else were there"),
+    ("STRIP", "Strip", "One strip and what it needs, as if nothing else were there"),
+    ("ALL", "All That Is Shown", "Every strip, as the viewer shows them together"),
+)
+USES = (
+    ("FRAMES", "Frames", "The clip is these frames made anew, as far as the strength lets them change"),
+    (
+        "DETECT", "Frames and a Control in Them",
+        "The same, and the engine finds a control in them, say depth, that the clip follows too",
+    ),
+    ("CONTROL", "Control Pictures", "The strips already show control pictures, say depth, that the clip follows"),
+)  # fmt: skip
+
+
+class SourceError(CaptureError):
+    """Strips can't be read: which, why, and what to do about it."""
+
+
+def control_names(settings: SourceSettings, context: bpy.types.Context, text: str) -> list[str]:
+    """The controls that the engine can follow (and find, where it is to) and that match what is typed."""
+    menus = session.current.engine.client.menus
+    if menus is None:
+        return []
+    names = menus.controls
+    if settings.use == "DETECT":
+        names = [name for name in names if name in menus.control_preprocessors]
+    return [name for name in names if text.lower() in name.lower()]
+
+
+class SourceSettings(bpy.types.PropertyGroup):
+    """Which strips a 'video' clip is made from, and how."""
+
+    choice: EnumProperty(name="Source", description="Which strips the clip is made from", items=CHOICES)
+    strip: StringProperty(name="Strip", description="The strip that the clip is made from")
+    use: EnumProperty(name="Use As", description="What the strips' frames are to the clip", items=USES)
+    strength: FloatProperty(
+        name="Strength",
+        description="How much of each frame is made anew: 0 keeps the source, 1 keeps next to nothing of it",
+        default=ClipRequest.source_strength, min=0.0, max=1.0, subtype="FACTOR",
+    )  # fmt: skip
+    control: StringProperty(
+        name="Control",
+        description="What the control pictures are, or what to find in the frames; the menu lists what the engine has",
+        default="depth", search=control_names, search_options={"SUGGESTION"},
+    )  # fmt: skip
+    control_scale: FloatProperty(
+        name="Control Weight", description="How closely the clip follows the control: 1 is usual, 0 not at all",
+        default=Control.scale, min=0.0, max=4.0, soft_max=2.0,
+    )  # fmt: skip
+
+
+def nearest_frames(times: Iterable[float]) -> tuple[int, ...]:
+    """The timeline frame nearest to each time; halfway between two, the later: strips show whole frames."""
+    return tuple(math.floor(moment + 0.5) for moment in times)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Strips of one scene to show. names: theirs and those of what they need; None: all that the viewer shows.
+    meta: the meta strip that is open, in which they lie; "" on top."""
+
+    scene: str
+    names: frozenset[str] | None
+    meta: str = ""
+
+    def among(self, level: Iterable) -> list:
+        """The strips of `level` that it names."""
+        return [strip for strip in level if self.names is None or strip.name in self.names]
+
+
+def chosen(scene: bpy.types.Scene, choice: str, name: str = "") -> Choice:
+    """The strips of a choice (of `CHOICES`; name: of the one strip), as they are now. Raises SourceError."""
+    level = strips.shown_strips(scene)
+    if not len(level):
+        raise SourceError(f"The sequencer of scene '{scene.name}' has 0 strips; add the one to start from.")
+    opened = strips.open_meta(scene)
+    meta = opened.name if opened is not None else ""
+    if choice == "ALL":
+        return Choice(scene.name, None, meta)
+    wanted = [strip for strip in level if (strip.name == name if choice == "STRIP" else strip.select)]
+    if not wanted:
+        raise SourceError(
+            f"Scene '{scene.name}' has no strip '{name}' here; choose one."
+            if choice == "STRIP"
+            else "0 strips are selected; select those to start from, or choose a strip by name."
+        )
+    if all(strips.is_sound(strip) for strip in wanted):
+        raise SourceError(
+            f"'{wanted[0].name}' is a sound strip and shows nothing; choose a strip with pictures."
+        )
+    return Choice(scene.name, frozenset(strips.with_inputs(level, (strip.name for strip in wanted))), meta)
+
+
+def empty_frames(scene: bpy.types.Scene, choice: Choice, frames: Sequence[int]) -> int:
+    """At how many of the frames none of the strips shows anything, so that black is sent."""
+    spans = strips.visible_spans(strips.shown_strips(scene), strips.shown_channels(scene), choice.names)
+    starts = np.array([start for start, _ in spans], np.int64)
+    ends = np.array([end for _, end in spans], np.int64)
+    begun = np.searchsorted(starts, frames, side="right")
+    return int(len(frames) - np.sum(begun - np.searchsorted(ends, frames, side="right")))
+
+
+def check(scene: bpy.types.Scene, choice: Choice, frames: Sequence[int]) -> None:
+    """Raises SourceError where these strips can't be rendered at these frames, or would show nothing at all."""
+    first, last = min(frames), max(frames)
+    wanted = [
+        strip for strip in choice.among(strips.shown_strips(scene))
+        if strips.span(strip)[0] <= last and first < strips.span(strip)[1]
+    ]  # fmt: skip
+    if endless := strips.shows_itself(scene, wanted):
+        raise SourceError(
+            f"Scene strip '{endless}' shows the scene that it lies in, and so itself without end; leave it out, or "
+            "give it another scene."
+        )
+    if missing := strips.missing_media(scene, wanted):
+        raise SourceError(
+            f"Media are missing: {'; '.join(missing)}. Bring the files back (File, External Data, Find Missing "
+            "Files), or mute the strip."
+        )
+    if empty_frames(scene, choice, frames) == len(frames):
+        raise SourceError(
+            f"Nothing is shown at any of the frames {first} to {last}: the chosen strips lie elsewhere, are muted, "
+            "or have no picture. Choose others, or another range."
+        )
+
+
+@dataclass
+class StripCapture:
+    """A `captures.Capture` of strips at `times`, frames of the timeline (the nearest whole frame of each).
+
+    source_strength: they become the clip's source with it; None: they don't. control: they become its pictures.
+    rendered: how many frames were.
+    """
+
+    choice: Choice
+    width: int
+    height: int
+    times: tuple[float, ...]
+    source_strength: float | None = None
+    control: Control | None = None
+    phase: str = "reading strips"
+    done: int = 0
+    rendered: int = 0
+    pngs: dict[int, bytes] = field(default_factory=dict)  # by frame
+    _blobs: list[tuple[str, bytes]] = field(default_factory=list)
+    _work: Iterator[bool] | None = None
+    _copy: SceneCopy | None = None
+    _folder: Path | None = None
+
+    @property
+    def total(self) -> int:
+        """A step for each frame, and one to pack them."""
+        return len(self.times) + 1
+
+    def advance(self, deadline: float) -> bool:
+        """Renders, or looks whether a render is there, until `deadline`. Raises SourceError.
+
+        Without a window a frame's render is waited for, in one it goes on in Blender's render job.
+        """
+        if self._work is None:
+            self._work = self._read()
+        for went_on in self._work:
+            if not went_on or time.perf_counter() >= deadline:
+                break
+        return self.done == self.total
+
+    def finish(self, request: ClipRequest) -> tuple[ClipRequest, dict[str, bytes]]:
+        """The request with the source and the control named in it, and their blobs. Raises ProtocolError."""
+        names = tuple(name for name, _ in self._blobs)
+        changed: dict = {}
+        if self.source_strength is not None:
+            changed |= {"source": names, "source_strength": self.source_strength}
+        if self.control is not None:
+            changed["controls"] = (*request.controls, dataclasses.replace(self.control, pictures=names))
+        return dataclasses.replace(request, **changed), dict(self._blobs)
+
+    def cancel(self) -> None:
+        """Takes away the copy of the scene and the files. A render on its way ends by itself."""
+        self._work = iter(())
+        if self._copy is not None:
+            self._copy.remove()
+            self._copy = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    # --- step by step -----------------------------------------------------------------------------
+
+    def _read(self) -> Iterator[bool]:
+        """Does a little at each step; False: nothing can be done until a render has ended."""
+        self._copy = SceneCopy(self.choice.scene, self._set_up)
+        self._folder = Path(tempfile.mkdtemp(prefix="musev-strips-"))
+        frames = nearest_frames(self.times)
+        for frame in frames:
+            if frame not in self.pngs:
+                yield from self._render(frame)
+                pixels = read_targa(self._folder / "frame.tga")
+                yield True
+                pixels = np.rint(cover(pixels, self.width, self.height)).astype(np.uint8)
+                yield True
+                self.pngs[frame] = encode_png(pixels)
+            self.done += 1
+            yield True
+        yield from self._pack(frames)
+        self.done += 1
+
+    def _pack(self, frames: tuple[int, ...]) -> Iterator[bool]:
+        for blob in picture_blobs(self.width, self.height, (self.pngs[frame] for frame in frames)):
+            self._blobs.append(blob)
+            yield True
+
+    def _render(self, frame: int) -> Iterator[bool]:
+        """Until frame.tga is there. An undo stops Blender's renders and takes the copy away: once more, then."""
+        path = self._folder / "frame.tga"
+        while not path.exists():
+            while bpy.app.is_job_running("RENDER"):
+                yield False
+            self._copy.stand_at(frame)
+            if not self._copy.render(path):
+                yield False
+                while bpy.app.is_job_running("RENDER"):
+                    yield False
+            if not path.exists() and self._copy.found is not None:
+                raise SourceError(
+                    f"The render of the strips was stopped at frame {frame} (Esc does that); generate again."
+                )
+        self.rendered += 1
+
+    def _set_up(self, scene: bpy.types.Scene, copy: SceneCopy) -> None:
+        """Makes the copy of the scene one that renders the strips alone, at full size, to a file without loss."""
+        animation = scene.animation_data
+        if animation is not None and animation.action is not None:
+            slot = getattr(animation, "action_slot", None)
+            animation.action = copy.mark(animation.action.copy())
+            if slot is not None:
+                animation.action_slot = animation.action.slots[slot.identifier]
+        last = max(nearest_frames(self.times))
+        strips.keep_only(scene, self.choice.names, self.choice.meta, last)
+        for thing in (*scene.collection.children, *scene.collection.objects):
+            kind = (
+                scene.collection.objects if isinstance(thing, bpy.types.Object) else scene.collection.children
+            )
+            kind.unlink(thing)
+        render, file = scene.render, scene.render.image_settings
+        render.use_sequencer, render.resolution_percentage = True, 100
+        render.use_border = render.use_stamp = render.use_multiview = render.use_compositing = False
+        render.use_file_extension = render.use_overwrite = True
+        if hasattr(file, "media_type"):
+            file.media_type = "IMAGE"
+        file.file_format, file.color_mode = "TARGA_RAW", "RGB"
+        file.color_management = "FOLLOW_SCENE"
+
+
+@dataclass
+class StillCapture(StripCapture):
+    """The same of one frame, which becomes the clip's reference still."""
+
+    phase: str = "reading the still"
+
+    def finish(self, request: ClipRequest) -> tuple[ClipRequest, dict[str, bytes]]:
+        (png,) = self.pngs.values()
+        return dataclasses.replace(request, still=blob_sha256(png)), {blob_sha256(png): png}
+
+
+def read_targa(path: Path) -> np.ndarray:
+    """(h, w, 3) float32 levels, the first row on top, of a picture that Blender wrote; the file is then removed.
+
+    Raises SourceError if it is not whole.
+    """
+    raw = np.fromfile(path, np.uint8)
+    path.unlink()
+    width, height = (int(raw[at]) + 256 * int(raw[at + 1]) for at in (12, 14)) if raw.size > 18 else (0, 0)
+    end = TARGA_HEADER + width * height * 3
+    if not width * height or raw.size < end or raw[2] != 2 or raw[16] != 24:
+        raise SourceError(f"Blender wrote no whole picture to {path} ({raw.size} bytes); is the disk full?")
+    pixels = raw[TARGA_HEADER:end].reshape(height, width, 3)
+    return pixels[::-1, :, ::-1].astype(np.float32)
+
+
+# --- from the settings ------------------------------------------------------------------------------
+
+
+def captures(
+    scene: bpy.types.Scene, settings: SourceSettings, times: tuple[float, ...], width: int, height: int
+) -> list[StripCapture]:
+    """What is to be read for a 'video' clip, checked as far as can be now. Raises SourceError and ProtocolError."""
+    choice = chosen(scene, settings.choice, settings.strip)
+    check(scene, choice, nearest_frames(times))
+    control = None
+    if settings.use != "FRAMES":
+        control = Control(settings.control, (), detect=settings.use == "DETECT", scale=settings.control_scale)
+    strength = None if settings.use == "CONTROL" else settings.strength
+    return [StripCapture(choice, width, height, times, strength, control)]
+
+
+def request_mode(settings: SourceSettings, has_still: bool) -> str:
+    """The mode of a request whose source these settings are: control pictures are no frames to make anew."""
+    return "video" if settings.use != "CONTROL" else "still" if has_still else "text"
+
+
+def still_capture(scene: bpy.types.Scene, name: str, frame: int, width: int, height: int) -> StillCapture:
+    """The reference still from strip `name`, as the viewer shows it alone at `frame`, or at its nearest end where
+    `frame` lies outside it. Raises SourceError.
+    """
+    choice = chosen(scene, "STRIP", name)
+    start, end = strips.span(next(strip for strip in strips.shown_strips(scene) if strip.name == name))
+    frame = min(max(frame, start), end - 1)
+    check(scene, choice, (frame,))
+    return StillCapture(choice, width, height, (float(frame),))
+
+
+register, unregister = bpy.utils.register_classes_factory((SourceSettings,))
