@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 from musev_engine import loading, task_models
 from server import cli
-from tests.test_generate import assets, here, run  # noqa: F401  (fixtures)
+from tests.commands import run
+
+pytest_plugins = ["tests.commands"]
 
 
 class Evil:
@@ -23,7 +25,7 @@ class Evil:
 
 
 @pytest.fixture
-def bad(here):  # noqa: F811
+def bad(here):
     """A folder of things that don't do."""
     (here / "text.png").write_text("a picture")
     (here / "text.mp4").write_text("a video" * 100)
@@ -160,7 +162,7 @@ BASES = [
 
 
 @pytest.mark.parametrize(("base", "told"), BASES)
-def test_a_base_that_is_none_is_told(base, told, bad, assets, capfd):  # noqa: F811
+def test_a_base_that_is_none_is_told(base, told, bad, assets, capfd):
     argv = [
         f"--checkpoints={assets / 'mini'}",
         "--sd_model_name=None",
@@ -175,7 +177,7 @@ def test_a_base_that_is_none_is_told(base, told, bad, assets, capfd):  # noqa: F
     "option",
     ["--vae_model_path=other.safetensors", "--vae_model_path=evil.bin", "--ip_adapter_face_model_name=other"],
 )
-def test_parts_that_do_not_do_are_told_before_the_unet_is_read(option, bad, assets, monkeypatch, capfd):  # noqa: F811
+def test_parts_that_do_not_do_are_told_before_the_unet_is_read(option, bad, assets, monkeypatch, capfd):
     model = bad / "model"
     shutil.copytree(assets / "mini", model)
     (model / "IP-Adapter").mkdir()
@@ -186,7 +188,7 @@ def test_parts_that_do_not_do_are_told_before_the_unet_is_read(option, bad, asse
 
 
 @pytest.mark.parametrize(("name", "near"), [("musev_refnet", "musev_referencenet"), ("moose", "musev")])
-def test_unknown_motion_models_are_answered_with_the_nearest(name, near, here, capfd):  # noqa: F811
+def test_unknown_motion_models_are_answered_with_the_nearest(name, near, here, capfd):
     assert run("text2video", "--prompt=a", f"--unet_model_name={name}") == 3
     told = capfd.readouterr().err
     assert f"No motion model has this name (got {name}). Did you mean {near}" in told

@@ -202,7 +202,7 @@ def test_an_option_of_video2video_reaches_the_clip(key, files):
     assert holds(Task({"name": "a", "prompt": ""}, options).clip(1), path, wanted)
 
 
-GENERATE = "tests/test_generate.py::"
+GENERATE = [ROOT / "tests" / name for name in ("test_generate.py", "test_generate_models.py")]
 ELSEWHERE = {
     "test_data_path": "test_a_task_file_becomes_clips", "target_datas": "test_only_the_tasks_that_are_named",
     "sd_model_cfg_path": "test_an_image_model_by_its_folder", "sd_model_name": "test_a_task_file_becomes_clips",
@@ -243,13 +243,15 @@ def tests_of_options() -> dict[str, str]:
     here = "tests/test_options.py::test_an_option"
     told = {key: f"`{here}_reaches_the_clip[{key}]`" for key in T2V}
     told |= {key: f"`{here}_of_video2video_reaches_the_clip[{key}]`" for key in V2V}
-    return told | {key: f"`{GENERATE}{name}`" for key, name in ELSEWHERE.items()}
+    texts = {f"tests/{path.name}": path.read_text(encoding="utf-8") for path in GENERATE}
+    files = {
+        name: [file for file, text in texts.items() if f"def {name}(" in text] for name in ELSEWHERE.values()
+    }
+    return told | {key: f"`{files[name][0]}::{name}`" for key, name in ELSEWHERE.items()}
 
 
 def test_the_page_is_complete_and_its_tests_exist():
     assert PAGE.read_text(encoding="utf-8") == as_markdown(tests_of_options())
-    text = (ROOT / "tests/test_generate.py").read_text()
-    assert all(f"def {name}(" in text for name in ELSEWHERE.values())
     assert {option.key for option in (*OPTIONS, *OURS)} == tests_of_options().keys()
 
 
