@@ -4,9 +4,9 @@ A ray goes from each point towards the camera. What it meets is the person's own
 the two may be kept (drawn as if nothing were there), dimmed or hidden. Joints lie inside the body, so its skin over
 them does not count: what does is the body met again behind that skin, or skin farther off than the part is thick.
 
-Keeping is the default, because it is what the pictures look like that pose ControlNets were trained on: OpenPose's
-networks learned from COCO's people, whose annotators marked joints that others cover ("labelled but not visible",
-cocodataset.org/#format-data), so they find most covered joints too and lose those that nothing near tells of.
+Joints are kept by default: so are they in the pictures that pose ControlNets were trained on, because OpenPose's
+networks learned from COCO's people, whose annotators marked joints that something covers too ("labelled but not
+visible", cocodataset.org/#format-data), so they find most of them. Faces that look away are not: see `facing`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from mathutils import Vector
 from mathutils.bvhtree import BVHTree
 
 from .camera import find_camera, picture_matrix, project
+from .facing import turned_away
 from .people import Person, evaluated_armature, placements
 from .skeleton import INDEX, NAMES
 
-LIGHT = {"keep": 1.0, "dim": 0.5, "hide": 0.0}  # what a covered point's visibility is multiplied by
+# What a covered point's visibility is multiplied by; 'face' is for those of a face that looks away alone.
+LIGHT = {"keep": 1.0, "face": 0.0, "dim": 0.5, "hide": 0.0}
 
 # In torsos (the middle of the shoulders to the middle of the hips, about half a metre in a grown person):
 MARGIN = np.full(
@@ -65,9 +67,16 @@ COVERED = (
 )
 
 
+TURNED_FACE = (
+    "face", "Hide Turned Face",
+    "Leave out eyes, ears, nose and face where the head looks away, and keep all else, as in the pictures that "
+    "ControlNets were trained on; it costs nothing",
+)  # fmt: skip
+
+
 class MusevOcclusionSettings(bpy.types.PropertyGroup):
     own: EnumProperty(
-        name="Behind Own Body", items=COVERED, default="keep",
+        name="Behind Own Body", items=(TURNED_FACE, *COVERED), default="face",
         description="What becomes of points that the character's own body, clothes and props cover",
     )  # fmt: skip
     others: EnumProperty(
@@ -84,19 +93,27 @@ class MusevOcclusionSettings(bpy.types.PropertyGroup):
 class Occlusion:
     """What covered points become, and what is known of the scene's objects, by name, while one reading goes on.
 
-    own, others: 'keep', 'dim' or 'hide' points behind the person's own body, and behind anything else.
+    own, others: 'keep', 'dim' or 'hide' points behind the person's own body, and behind anything else; own may be
+    'face', which leaves out what is of a face that looks away, and keeps the rest.
     """
 
     own: str = "keep"
     others: str = "keep"
     _owners: dict[tuple, set] = field(default_factory=dict, repr=False)
-    _rendered: set | None = field(default=None, repr=False)
+    _rendered: dict[tuple, str] | None = field(default=None, repr=False)  # with their types
     _unseen: dict[tuple, BVHTree | None] = field(default_factory=dict, repr=False)
 
     @property
     def needed(self) -> bool:
-        """Whether anything is to be done."""
-        return self.own != "keep" or self.others != "keep"
+        """Whether rays are to be cast."""
+        return self.own not in ("keep", "face") or self.others != "keep"
+
+    def of_faces(self, points: np.ndarray, picture: np.ndarray) -> np.ndarray:
+        """float32, what the visibility of points (..., people, 130, 4) is to be multiplied by for the way that faces
+        look, seen by `camera.picture_matrix`es (..., 4, 4)."""
+        if self.own == "keep":
+            return np.ones(points.shape[:-1], np.float32)
+        return np.where(turned_away(points, picture), LIGHT[self.own], 1.0).astype(np.float32)
 
     def visible(
         self,
@@ -126,7 +143,7 @@ class Occlusion:
         size = torsos(points)
         for owners, faces in self._surfaces(scene, depsgraph, people):
             is_own = np.isin(rays.person, list(owners))
-            wanted = np.where(is_own, self.own != "keep", self.others != "keep") & ~covered
+            wanted = np.where(is_own, self.own in ("dim", "hide"), self.others != "keep") & ~covered
             for ray, hits in faces.near(rays, wanted):
                 if is_own[ray]:
                     own_hits[ray] += hits(0.0, MOST_HITS)
@@ -145,7 +162,8 @@ class Occlusion:
     def _surfaces(self, scene, depsgraph, people: Sequence[Person]) -> Iterator[tuple[set[int], Surface]]:
         """Everything that a render shows and a ray can meet, with the numbers of the people whose body it is."""
         if self._rendered is None:
-            self._rendered = set(map(_key, _rendered(depsgraph.view_layer.layer_collection)))
+            shown = _rendered(depsgraph.view_layer.layer_collection)
+            self._rendered = {_key(item): item.type for item in shown}
         armatures = [_key(evaluated_armature(depsgraph, person)) for person in people]
         moved = [
             np.array(placed @ evaluated_armature(depsgraph, person).matrix_world.inverted_safe())
@@ -179,22 +197,16 @@ class Occlusion:
                         owners.add(number)
             if surface := Surface.of(item, np.array(copy.matrix_world)):
                 yield owners, surface
-        for name, library in self._rendered - met:  # hidden in the viewport, or no solid
+        # What is hidden in the viewport alone; but no body, of which only the rest pose is known then.
+        for name, library in {key for key, kind in self._rendered.items() if kind == "MESH"} - met:
             item = bpy.data.objects.get((name, library or None))
-            if (
-                item is None
-                or item.type != "MESH"
-                or not _shows(item)
-                or item.visible_get(view_layer=depsgraph.view_layer)
-            ):
+            if item is None or not _shows(item) or item.visible_get(view_layer=depsgraph.view_layer):
                 continue
             if (name, library) not in self._unseen:
-                self._unseen[name, library] = BVHTree.FromPolygons(
-                    [vertex.co for vertex in item.data.vertices],
-                    [face.vertices for face in item.data.polygons],
-                )
-            owners = {number for number, armature in enumerate(armatures) if armature in _armatures_of(item)}
-            yield owners, Surface.of(item, np.array(item.matrix_world), self._unseen[name, library])
+                self._unseen[name, library] = None if _armatures_of(item) else _tree(item.data)
+            tree = self._unseen[name, library]
+            if tree and (surface := Surface.of(item, np.array(item.matrix_world), tree)):
+                yield set(), surface
 
 
 @dataclass(frozen=True)
@@ -255,12 +267,7 @@ class Surface:
         if tree is not None or item.type != "MESH":
             if tree is None:
                 mesh = item.to_mesh()
-                places = [vertex.co.copy() for vertex in mesh.vertices] if mesh else []
-                tree = (
-                    BVHTree.FromPolygons(places, [tuple(face.vertices) for face in mesh.polygons])
-                    if places
-                    else None
-                )
+                tree = _tree(mesh) if mesh else None
                 item.to_mesh_clear()
                 see_through = ()
                 if tree is None:
@@ -310,6 +317,12 @@ class Surface:
                 hits.append((met / whole * length, normal.dot(direction) > 0))
             at = max(met, at) + step
         return hits
+
+
+def _tree(mesh: bpy.types.Mesh) -> BVHTree | None:
+    """Of a mesh as it is now; None where it has no faces."""
+    faces = [tuple(face.vertices) for face in mesh.polygons]
+    return BVHTree.FromPolygons([vertex.co.copy() for vertex in mesh.vertices], faces) if faces else None
 
 
 def behind_own_body(hits: Sequence[tuple[float, bool]], depth: float, margin: float) -> bool:

@@ -17,7 +17,7 @@ from gpu_extras.batch import batch_for_shader
 from mathutils import Vector
 
 from ..captures import CaptureError
-from .camera import cut, find_camera
+from .camera import cut, find_camera, picture_matrix
 from .cast import Cast, cast
 from .drawing import Shapes, shapes
 from .maps import MapError
@@ -127,7 +127,9 @@ def draw_view(context: bpy.types.Context, shown: Cast, occlusion: Occlusion, opa
         size = (shown.width, shown.height)
         corners = frame_corners(scene, camera.evaluated_get(depsgraph), matrix, area, size)
         zoom = float(np.linalg.norm(corners[1] - corners[0])) / shown.width
-        points[..., 2] *= occlusion.visible(scene, depsgraph, shown.people, world, shown.camera, *size)
+        of_faces = occlusion.of_faces(world, picture_matrix(scene, depsgraph, shown.camera, *size))
+        covered = occlusion.visible(scene, depsgraph, shown.people, world, shown.camera, *size)
+        points[..., 2] *= np.minimum(of_faces, covered)
         _draw_frame(corners)
     else:
         size, zoom = area, 1.0

@@ -194,9 +194,10 @@ class PoseCapture:
             if scene.camera != own_camera:  # a marker has switched it on the way
                 scene.camera = own_camera
         if sampler is not None:
-            keypoints = project(sampler.points(), picture_matrices(sights)[:, None])
-            if light:
-                keypoints[..., 2] *= light
+            points, pictures = sampler.points(), picture_matrices(sights)
+            keypoints = project(points, pictures[:, None])
+            of_faces = self.occlusion.of_faces(points, pictures)
+            keypoints[..., 2] *= np.minimum(of_faces, light) if light else of_faces
             self.read += list(keypoints)
         return self.done == self.total
 

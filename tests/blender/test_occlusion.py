@@ -284,6 +284,41 @@ def test_poses_are_read_with_what_covers_them_frame_by_frame(rig):
         assert [keypoints[0, INDEX["nose"], 2] for keypoints in capture.read] == seen
 
 
+@pytest.mark.parametrize("lens", [{}, {"type": "ORTHO", "ortho_scale": 3.0}])
+@pytest.mark.parametrize(
+    ("angle", "away"),
+    [
+        (0, set()),
+        (20, set()),
+        (50, {"right_ear"}),
+        (80, {"right_ear", "right_eye"}),  # seen from the figure's left
+        (-80, {"left_ear", "left_eye"}),
+        (110, {"right_ear", "right_eye", "nose"}),
+        (150, {"right_ear", "right_eye", "left_eye", "nose"}),
+        (180, {"right_eye", "left_eye", "nose"}),
+    ],
+)
+def test_a_face_that_looks_away_is_left_out(rig, lens, angle, away):
+    turn = math.radians(angle)
+    camera(location=(5 * math.sin(turn), -5 * math.cos(turn), 1.6), rotation=(math.pi / 2, 0, turn), **lens)
+    scene, found = bpy.context.scene, (people.resolve(rig),)
+    by_choice = {}
+    for own in ("keep", "face", "dim"):
+        capture = pose.PoseCapture(scene.name, found, None, SIZE, SIZE, (1,), occlusion=Occlusion(own))
+        assert capture.advance(float("inf"))
+        by_choice[own] = capture.read[0][0]
+    seen = {own: dict(zip(BODY, keypoints[:18, 2], strict=True)) for own, keypoints in by_choice.items()}
+    assert {name for name, light in seen["face"].items() if not light} == away
+    assert all(seen["keep"].values()) and all(seen["dim"][name] == 0.5 for name in away)
+    assert bool(by_choice["face"][60:, 2].any()) is ("nose" not in away)
+    assert np.array_equal(by_choice["face"][..., :2], by_choice["keep"][..., :2])
+
+
+def test_faces_that_look_away_are_left_out_by_default(empty_scene):
+    assert empty_scene.musev.occlusion.chosen() == Occlusion("face", "keep")
+    assert not Occlusion("face").needed
+
+
 def test_an_instanced_figure_knows_its_own_skin(rig):
     """Its own copy of the skin is its body; the copy beside it is something else."""
     troupe = bpy.data.collections.new("Troupe")
