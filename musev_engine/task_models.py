@@ -25,8 +25,9 @@ SHIPPED = "mini"
 PUBLISHED = ("musev_referencenet", "musev_referencenet_pose")  # projections that come with a motion model
 
 
-def models_of(options: argparse.Namespace) -> Iterator[Models]:
-    """Each image model that the options name, under the motion model, loaded when it is its turn.
+def models_of(options: argparse.Namespace) -> Iterator[tuple[str | None, Models]]:
+    """Each image model that the options name, under the motion model, loaded when it is its turn; with its name among
+    several, or None.
 
     Raises EngineError where something isn't there or doesn't do, and for FaceIn.
     """
@@ -45,7 +46,7 @@ def models_of(options: argparse.Namespace) -> Iterator[Models]:
             )  # fmt: skip
         more["pose_guider"] = _existing(guider, "--pose_guider_model_path")
     if options.sd_model_name == SHIPPED:
-        yield _checked(load_models(SHIPPED, **more), options)
+        yield None, _checked(load_models(SHIPPED, **more), options)
         return
     source = _source(options)
     names: list[str | Path | None] = [name.strip() for name in options.sd_model_name.split(",")]
@@ -66,7 +67,7 @@ def models_of(options: argparse.Namespace) -> Iterator[Models]:
         more["controlnets"] = nets
     more["embeddings"] = _embeddings(source, options)
     for name in names:
-        yield _checked(load_models(source, t2i=name, **more), options)
+        yield str(name) if len(names) > 1 else None, _checked(load_models(source, t2i=name, **more), options)
 
 
 def fitting(clip: Clip, models: Models, given: Collection[str] = ()) -> Clip:

@@ -91,13 +91,14 @@ class _Run:
             tasks, worst = self._checked()
             if not tasks:
                 return worst
-            for number, models in enumerate(self._models()):
+            for image, models in self._models():
                 for task, folder in tasks:
                     for repeat in range(self.options.n_repeat):
                         try:
-                            self._make(dict(task), folder, models, number, repeat)
+                            self._make(dict(task), folder, models, image, repeat)
                         except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
                             worst = max(worst, self._told(error, str(task["name"])))
+                del models  # before the next one is read
             return worst
         except (ValueError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
             return self._told(error)
@@ -144,7 +145,7 @@ class _Run:
                 "bad_tasks",
             )
 
-    def _models(self) -> Iterator[Models]:
+    def _models(self) -> Iterator[tuple[str | None, Models]]:
         from musev_engine.options import NO
         from musev_engine.task_models import SHIPPED, models_of
 
@@ -154,15 +155,17 @@ class _Run:
         self._say(f"loading {SHIPPED if image == SHIPPED else f'{motion} with {image}'} …")
         return models_of(self.options)
 
-    def _make(self, values: dict, folder: Path, models: Models, number: int, repeat: int) -> None:
-        """One clip of a task: read, made, written."""
+    def _make(self, values: dict, folder: Path, models: Models, image: str | None, repeat: int) -> None:
+        """One clip of a task: read, made, written. image: the image model's name, if there are several."""
         from musev_engine import pipeline
         from musev_engine.media import media_path, sidecar_of, write_media
         from musev_engine.task_models import fitting
         from musev_engine.tasks import Task
 
         options, name = self.options, _file_name(str(values["name"]))
-        name += f"_{models.name}" if number else ""
+        if image is not None:
+            name += f"_{_file_name(image)}"
+            options = argparse.Namespace(**vars(options) | {"sd_model_name": image})
         name += f"_{repeat}" if repeat else ""
         path = media_path(Path(options.output_dir), name, options.save_filetype)
         if path.exists() and not options.overwrite:

@@ -55,6 +55,28 @@ def test_musevs_checkpoints_folder_is_used_where_it_lies(here, published, capsys
     assert "painter" in capsys.readouterr().err
 
 
+def test_each_of_several_image_models_makes_a_clip_of_its_own(here, published, capsys):
+    shutil.copytree(published, here / "checkpoints")
+    images = here / "checkpoints/t2i/sd1.5"
+    for name in ("drawer", "etcher"):
+        shutil.copytree(images / "painter", images / name)
+        path = images / name / "unet/diffusion_pytorch_model.bin"
+        weights = torch.load(path)
+        torch.save({key: value * (0.9 if name == "drawer" else 1.1) for key, value in weights.items()}, path)
+    argv = ("--prompt=a", "--unet_model_name=musev_referencenet_pose", "--save_filetype=images", "--seed=1")
+    assert run("text2video", *argv) == 0
+    assert capsys.readouterr().out.split() == [
+        f"results/clip_{name}" for name in ("drawer", "etcher", "painter")
+    ]
+    drawn, etched = (frames_of(here / f"results/clip_{name}") for name in ("drawer", "etcher"))
+    assert not np.array_equal(drawn, etched)
+    assert run("text2video", "--repeat=results/clip_etcher/clip.json", "--save_filetype=images") == 0
+    assert capsys.readouterr().out.split() == ["results/clip"]  # of that image model alone
+    assert np.array_equal(frames_of(here / "results/clip"), etched)
+    assert run("text2video", *argv, "--sd_model_name=etcher,painter", "--name=two") == 0
+    assert capsys.readouterr().out.split() == ["results/two_etcher", "results/two_painter"]
+
+
 def test_an_image_model_by_its_folder(here, published, capsys):
     (here / "configs/model").mkdir(parents=True)  # MuseV's own files, which aren't run
     (here / "configs/model/motion_model.py").write_text("raise SystemExit(9)")
