@@ -664,10 +664,12 @@ class ModelProgress(Message):
 
 @dataclass(frozen=True)
 class Refused(Message):
-    """A message was not taken; nothing has changed. `job` says whose it was, where that is known."""
+    """A message was not taken; nothing has changed. `job` says whose it was, where that is known; `model` which known
+    model's."""
 
     problem: Problem
     job: str | None = limited(None, pattern=JOB_ID)
+    model: str | None = limited(None, pattern=MODEL_ID)
 
 
 @dataclass(frozen=True)

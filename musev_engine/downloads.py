@@ -12,10 +12,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from musev_engine.errors import EngineError
 from musev_engine.registry import (
@@ -72,8 +74,11 @@ def look_up(model: KnownModel, endpoint: str | None = None) -> list[Remote]:
     return found
 
 
-def fetch(model: KnownModel, remotes: list[Remote]) -> Path:
-    """Download what `look_up` found and put it in its place; gives the model's folder. Progress goes to stderr.
+def fetch(
+    model: KnownModel, remotes: list[Remote], told: Callable[[str, int], None] = lambda name, size: None
+) -> Path:
+    """Download what `look_up` found and put it in its place; gives the model's folder. Progress goes to stderr, and to
+    `told`: a file's name and how many bytes of it are here.
 
     Raises EngineError as `look_up`, and "disk_full", or "wrong_hash" when what came isn't what it should be (it
     is thrown away). Broken off, it goes on from there the next time.
@@ -82,7 +87,7 @@ def fetch(model: KnownModel, remotes: list[Remote]) -> Path:
     incoming = root / INCOMING / model.id
     incoming.mkdir(parents=True, exist_ok=True)
     _check_space(root, sum(remote.size for remote in remotes) - _bytes_in(incoming))
-    hashes = {remote.name: _fetch_file(remote, incoming) for remote in remotes}
+    hashes = {remote.name: _fetch_file(remote, incoming, told) for remote in remotes}
     for remote in remotes:
         place = root / model.folder / remote.name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +152,22 @@ def _look_up_file(model: KnownModel, file: ModelFile, revision: str, endpoint: s
     )
 
 
-def _fetch_file(remote: Remote, incoming: Path) -> str:
+class _Watched:
+    """An open file that tells how long it is whenever it is written to."""
+
+    def __init__(self, file: BinaryIO, told: Callable[[int], None]):
+        self._file, self._told = file, told
+
+    def write(self, data: bytes) -> int:
+        written = self._file.write(data)
+        self._told(self._file.tell())
+        return written
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+def _fetch_file(remote: Remote, incoming: Path, told: Callable[[str, int], None]) -> str:
     """Bring one file into `incoming`, whole and compared; gives its sha256."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -159,12 +179,13 @@ def _fetch_file(remote: Remote, incoming: Path) -> str:
         with part.open("ab") as file, _told(None, remote.url):
             http_get(
                 remote.url,
-                file,
+                _Watched(file, partial(told, remote.name)),
                 resume_size=file.tell(),
                 headers=build_hf_headers(token=None if remote.with_token else False),
                 expected_size=remote.size,
                 displayed_filename=remote.name,
             )
+    told(remote.name, remote.size)
     arrived = part if part.exists() else whole
     found = sha256_of(arrived)
     is_sha256 = len(remote.etag) == 64

@@ -30,16 +30,20 @@ from blender_addon.protocol import (
     Menus,
     Message,
     ModelInfo,
+    ModelProgress,
+    ModelShelf,
     Preview,
     Problem,
     Progress,
+    Queue,
     Refused,
     Welcome,
 )
 from server.connection import Client
 from server.estimates import Estimator, Remaining, free_mb
 from server.jobs import JobStore
-from server.models import engine_version
+from server.models import engine_version, models_here
+from server.shelf import ENDED, Shelf, told
 from server.worker import ENDINGS, Worker
 from server.worker_process import problem_of
 
@@ -71,6 +75,9 @@ class App:
         self._remaining = Remaining({}, False)
         self._loaded: tuple[int | None, str] = (None, "")  # the worker process, and the model that it has
         self.previews: dict[int, Preview] = {}  # its newest of each frame
+        self.shelf = Shelf(self._shelf_changed)
+        self._shelf_told: ModelShelf | None = None
+        self._queue = Queue()
         self._connections = 0
         self.changes = 0  # counts what followers might want to know
         self._changed = asyncio.Condition()
@@ -177,12 +184,33 @@ class App:
     # --- what everybody is told -----------------------------------------------------------------------
 
     def news(self) -> dict[str, Message]:
-        """The newest of what every client is told, by topic."""
-        return {"queue": self.store.queue()} | ({"menus": self._menus} if self._menus else {})
+        """The newest of what every client is told, by topic; the same object until there is a newer one."""
+        queue = self.store.queue()
+        self._queue = queue if queue != self._queue else self._queue
+        topics = {"queue": self._queue, "menus": self._menus, "shelf": self._shelf_told}
+        topics |= {f"model {id}": progress for id, progress in self.shelf.work.items()}
+        return {topic: message for topic, message in topics.items() if message is not None}
 
     def old_news(self) -> dict[str, Message]:
-        """What a client that comes now needs not be told."""
-        return {}
+        """What a client that comes now needs not be told: which models came and went."""
+        return {
+            topic: message
+            for topic, message in self.news().items()
+            if topic == "shelf" or (isinstance(message, ModelProgress) and message.state in ENDED)
+        }
+
+    async def look_at_shelf(self) -> ModelShelf:
+        return await asyncio.to_thread(lambda: told(models_here()))
+
+    async def _shelf_changed(self, models_changed: bool) -> None:
+        if models_changed:
+            try:
+                self._shelf_told = await self.look_at_shelf()
+                self._models = self._shelf_told.ready
+            except (OSError, ValueError) as error:
+                print(f"The models can't be read: {error}", file=sys.stderr)
+            self._looking = asyncio.create_task(self.look_for_menus())
+        await self.announce()
 
     async def look_for_menus(self) -> None:
         self._menus = await asyncio.to_thread(self._find_menus)

@@ -94,6 +94,9 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parent-pid", type=int, help="end when this process is gone and the queue is empty")
     parser.add_argument("--state-dir", type=Path, help="jobs, inputs and frames (default: this user's cache)")
     parser.add_argument(
+        "--offline", action="store_true", help="never touch the network (as HF_HUB_OFFLINE=1)"
+    )
+    parser.add_argument(
         "--engine", default="server.clips:make_clip", help="module:function that makes the clips"
     )
 
@@ -103,6 +106,8 @@ def serve(args: argparse.Namespace) -> int:
     from server.jobs import open_store
     from server.worker_process import problem_of
 
+    if args.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the worker's too
     try:
         parent_lives = parent_watch(args.parent_pid)
         store = open_store(args.state_dir)
@@ -142,7 +147,12 @@ async def _serve(args, store, token: str, parent_lives: Callable[[], bool]) -> N
         async with listening:
             tasks = {
                 asyncio.create_task(work)
-                for work in (app.stopped.wait(), app.work(), app.watch_parent(parent_lives))
+                for work in (
+                    app.stopped.wait(),
+                    app.work(),
+                    app.shelf.keep_working(),
+                    app.watch_parent(parent_lives),
+                )
             }
             done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in rest:
@@ -150,6 +160,7 @@ async def _serve(args, store, token: str, parent_lives: Callable[[], bool]) -> N
             for task in done:
                 task.result()  # raises what ended it, if it was not asked to end
     finally:
+        await app.shelf.stop()
         await worker.stop()
         store.close()
 

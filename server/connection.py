@@ -16,20 +16,25 @@ from blender_addon.protocol import (
     Accepted,
     AskEstimate,
     AskJobs,
+    AskModels,
     AskStatus,
     BlobSlice,
     Cancel,
     Cancelled,
+    CancelModel,
+    DownloadModel,
     EngineStatus,
     Message,
     Move,
     NeedBlobs,
     ProtocolError,
     Refused,
+    RemoveModel,
     Resume,
     Retry,
     Shutdown,
     Submit,
+    VerifyModel,
 )
 from server.jobs import Upload
 from server.worker_process import problem_of
@@ -55,13 +60,13 @@ class Client:
 
     async def take(self, raw: str | bytes) -> None:
         """Do what a message asks. What can't be done is refused, and the connection stays."""
-        job = None
+        message = None
         try:
             message = protocol.decode(raw)
-            job = getattr(message, "job", None)
             await self._do(message)
         except (ProtocolError, OSError, sqlite3.Error) as error:
-            await self.send(Refused(problem_of(error), job))
+            whose = (getattr(message, name, None) for name in ("job", "id"))
+            await self.send(Refused(problem_of(error), *whose))
 
     async def _do(self, message: Message) -> None:
         app = self._app
@@ -85,6 +90,16 @@ class Client:
                 await self.send(app.store.listing(owner, skip))
             case AskEstimate(number, request):
                 await self.send(await app.estimate(number, request))
+            case AskModels():
+                await self.send(await app.look_at_shelf())
+            case DownloadModel(id, licence_accepted):
+                await app.shelf.download(id, licence_accepted)
+            case VerifyModel(id):
+                await app.shelf.verify(id)
+            case RemoveModel(id):
+                await app.shelf.remove(id)
+            case CancelModel(id):
+                await app.shelf.cancel(id)
             case AskStatus():
                 counts = app.store.counts()
                 await self.send(EngineStatus(counts["queued"], counts["running"], app.worker.pid))
@@ -149,7 +164,7 @@ class Client:
             while True:
                 seen = app.changes
                 for topic, message in app.news().items():
-                    if told.get(topic) != message:
+                    if told.get(topic) is not message:
                         told[topic] = message
                         await self.send(message)
                 await app.change_since(seen)

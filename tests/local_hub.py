@@ -11,7 +11,8 @@ COMMIT = "c0ffee" + "0" * 34
 class LocalHub:
     """files: {"owner/name": {path: bytes}}; changed at will. large: files of at least so many bytes are known by their
     sha256, smaller ones by git's hash, as on the hub. cut: a longer body breaks off after so many bytes, and all
-    bodies that follow are refused, until `mend`. says: {path: sha256}, where it lies about a file.
+    bodies that follow are refused, until `mend`; or, if it `stalls`, it stands still there until then.
+    says: {path: sha256}, where it lies about a file.
     asked: "METHOD path" and the Range of every request, in order. elsewhere: large files are referred to another host,
     as the public hub does; tokens: what each request brought along, by its path.
     """
@@ -19,7 +20,8 @@ class LocalHub:
     def __init__(self, files, large=1000):
         self.files, self.large = files, large
         self.cut: int | None = None
-        self.broken = False
+        self.broken = self.stalls = False
+        self._mended = threading.Event()
         self.gated: set[str] = set()
         self.says: dict[str, str] = {}
         self.asked: list[tuple[str, str | None]] = []
@@ -53,9 +55,10 @@ class LocalHub:
     def _answer(self, request, body):
         self.asked.append((f"{request.command} {request.path}", request.headers.get("Range")))
         self.tokens[request.path] = request.headers.get("Authorization")
-        owner, repository, place, revision, path = re.fullmatch(
-            r"/([^/]+)/([^/]+)/(resolve|store)/([^/]+)/(.+)", request.path
-        ).groups()
+        asked = re.fullmatch(r"/([^/]+)/([^/]+)/(resolve|store)/([^/]+)/(.+)", request.path)
+        if asked is None:  # another word of the hub's interface
+            return self._refuse(request, 404, "")
+        owner, repository, place, revision, path = asked.groups()
         name = f"{owner}/{repository}"
         if name in self.gated:
             return self._refuse(request, 403, "GatedRepo")
@@ -89,13 +92,19 @@ class LocalHub:
             return None
         if self.cut is not None and len(data) - start > self.cut:
             request.wfile.write(data[start : start + self.cut])
-            self.broken, request.close_connection = True, True
+            request.wfile.flush()
+            request.close_connection = True
+            if self.stalls:
+                self._mended.wait()
+            else:
+                self.broken = True
         else:
             request.wfile.write(data[start:])
         return None
 
     def mend(self):
-        self.cut, self.broken = None, False
+        self.cut, self.broken, self.stalls = None, False, False
+        self._mended.set()
 
     def _etag(self, data):
         if len(data) >= self.large:

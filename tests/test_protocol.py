@@ -73,6 +73,7 @@ EXAMPLES = {  # by the name of the field, or else its type
 OTHERWISE = {  # where a name stands for something else
     "ModelShelf": {"models": (ShelfModel("musev", "motion", "A model", "MIT", "https://x", size_bytes=5),)},
     "Queue": {"running": JOB},
+    "Refused": {"model": "musev"},
 }
 
 
