@@ -115,6 +115,7 @@ class EngineClient:
         self._uploads: deque[tuple[str, Iterator[Message]]] = deque()
         self._pieces: list[bytes] = []  # of a fragmented message
         self._uploaded: set[tuple[str, str]] = set()
+        self._upload_problem: Problem | None = None  # why the engine did not take an input
         self.url, self.welcome, self.state = url, None, ClientState.CONNECTING
 
     def submit(
@@ -318,6 +319,8 @@ class EngineClient:
             self.welcome, self.state = message, ClientState.OPEN
         elif isinstance(message, Menus):
             self.menus = message
+        elif isinstance(message, Refused) and message.job is None and self._submitted:
+            self._upload_problem = message.problem
         elif isinstance(message, (Accepted, Refused, Cancelled)) and message.job:
             self._forget(message.job)
 
@@ -330,15 +333,14 @@ class EngineClient:
         unknown = [sha256 for sha256 in message.blobs if sha256 not in blobs]
         if sent_already or unknown:
             self._forget(message.job)
-            return Refused(
-                Problem(
-                    "upload_failed",
-                    "The engine could not keep an input of the clip",
-                    (sent_already + unknown)[0],
-                    "Generate again; see the engine's log.",
-                ),
-                message.job,
+            unsaid = Problem(
+                "upload_failed",
+                "The engine could not keep an input of the clip",
+                (sent_already + unknown)[0],
+                "Generate again; see the engine's log.",
             )
+            return Refused(self._upload_problem or unsaid, message.job)
+        self._upload_problem = None
         self._uploaded.update((message.job, sha256) for sha256 in message.blobs)
         self._uploads.append((message.job, _upload(message, wanted, blobs)))
         return message

@@ -39,6 +39,8 @@ from server.measures import Measures
 DATABASE = f"jobs-v{protocol.PROTOCOL_VERSION}-2.sqlite"
 MAX_UNFINISHED = protocol.MAX_WAITING  # jobs waiting or running
 MAX_ATTEMPTS = 2  # a job that took the engine down twice is not tried a third time
+MAX_INPUT_BYTES = 32 * 2**30  # of all blobs on disk: some hours of pictures
+IN_USE_S = 3600.0  # an input that was named or sent this lately stays
 KEEP_S = 7 * 24 * 3600.0  # an ended job, its frames and its inputs, after its end
 
 SCHEMA = """
@@ -280,7 +282,40 @@ class JobStore:
     # --- blobs ----------------------------------------------------------------------------------------
 
     def missing_blobs(self, request: ClipRequest) -> tuple[str, ...]:
-        return tuple(sha256 for sha256 in request.blobs if not (self.blobs / sha256).exists())
+        """Those that must be sent. The others count as used now."""
+        missing = []
+        for sha256 in request.blobs:
+            try:
+                os.utime(self.blobs / sha256)
+            except FileNotFoundError:
+                missing.append(sha256)
+        return tuple(missing)
+
+    def make_room(self, size: int) -> None:
+        """See that the inputs on disk stay under MAX_INPUT_BYTES with `size` bytes more: those go that were not used of
+        late and that no job waits for, longest unused first.
+
+        Raises ProtocolError, code "inputs_full", where that is not enough.
+        """
+        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self.blobs.iterdir())
+        held, late = sum(file[1] for file in files), time.time() - IN_USE_S
+        if held + size <= MAX_INPUT_BYTES:
+            return
+        waiting = self._rows("SELECT request FROM jobs WHERE ending IS NULL")
+        needed = {blob for (text,) in waiting for blob in protocol.request_from_json(text).blobs}
+        for used_at, bytes_held, path in files:
+            if held + size <= MAX_INPUT_BYTES:
+                return
+            if used_at < late and path.name not in needed:
+                path.unlink()
+                held -= bytes_held
+        if held + size > MAX_INPUT_BYTES:
+            raise ProtocolError(
+                f"The engine keeps at most {MAX_INPUT_BYTES / 2**30:.0f} GiB of inputs on its disk",
+                f"{(held + size) / 2**30:.1f} GiB",
+                "Wait for the clips before, cancel some, or use fewer frames, a smaller size or fewer controls.",
+                "inputs_full",
+            )
 
     # --- upkeep ---------------------------------------------------------------------------------------
 
@@ -330,9 +365,12 @@ class JobStore:
 
 
 class Upload:
-    """One blob as it arrives, slice by slice, in a file that gets its name only when the sha256 is right."""
+    """One blob as it arrives, slice by slice, in a file that gets its name only when the sha256 is right.
+
+    Raises ProtocolError where the store has no room for it."""
 
     def __init__(self, store: JobStore, first: BlobSlice):
+        store.make_room(first.size)
         self.sha256, self._size, self._received = first.sha256, first.size, 0
         self._hash = hashlib.sha256()
         self._store, self._path = store, store.incoming / uuid.uuid4().hex

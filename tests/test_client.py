@@ -65,6 +65,16 @@ def test_an_upload_is_stopped_by_cancel(engine):
     talk.client.close()
 
 
+def test_an_input_that_the_engine_does_not_take_ends_the_job_with_its_reason(engine):
+    talk = Conversation.with_engine(engine)
+    name = blob_sha256(os.urandom(100))
+    job = talk.submit(ClipRequest(mode="still", still=name), {name: b"something else"})
+    problem = talk.until(protocol.Refused, job).problem
+    assert problem.code == "bad_upload" and "not what its sha256 says" in problem.message
+    talk.until(Done, talk.submit(text_request()))
+    talk.client.close()
+
+
 def test_a_wrong_token_is_told(engine):
     problem = lost(engine.greeting.url, "guess")
     assert problem.code == "bad_token"

@@ -482,6 +482,31 @@ def test_old_jobs_and_unneeded_inputs_are_forgotten(tmp_path, monkeypatch):
     store.close()
 
 
+def put(store, data, used_at=None):
+    """An input in the store, last used at that time; its sha256."""
+    piece = BlobSlice(blob_sha256(data), 0, len(data), data)
+    assert Upload(store, piece).add(piece)
+    if used_at is not None:
+        os.utime(store.blobs / piece.sha256, (used_at, used_at))
+    return piece.sha256
+
+
+def test_inputs_on_disk_are_bounded_and_those_longest_unused_go(store, monkeypatch):
+    monkeypatch.setattr("server.jobs.MAX_INPUT_BYTES", 100)
+    waited_for, older, old = (put(store, bytes([k]) * 30, used_at=1000.0 + k) for k in range(3))
+    store.submit(str(uuid.uuid4()), ClipRequest(mode="still", still=waited_for))
+    new = put(store, b"n" * 40)
+    assert {path.name for path in store.blobs.iterdir()} == {waited_for, old, new}
+    assert older not in {path.name for path in store.blobs.iterdir()}
+
+    assert store.missing_blobs(ClipRequest(mode="still", still=old)) == ()  # counts as used now
+    with pytest.raises(ProtocolError) as error:
+        put(store, b"x" * 31)
+    assert error.value.code == "inputs_full"
+    assert {path.name for path in store.blobs.iterdir()} == {waited_for, old, new}
+    assert not list(store.incoming.iterdir())
+
+
 def test_an_ending_stands_though_the_disk_is_full(store):
     job = str(uuid.uuid4())
     store.submit(job, text_request())
