@@ -164,11 +164,18 @@ def installed(id: str) -> bool:
 
 
 def image_models() -> dict[str, Path]:
-    """The image models (t2i) that are here, known or not, by name: folders under `t2i` that hold a `unet`."""
+    """The image models (t2i) that are here, known or not, by name: folders under `t2i` that hold a `unet`, and single
+    files beside them."""
     found: dict[str, Path] = {}
     for root in folders():
-        for unet in sorted((root / "t2i").rglob("unet/config.json")):
-            found.setdefault(unet.parents[1].name, unet.parents[1])
+        inside = [unet.parents[1] for unet in sorted((root / "t2i").rglob("unet/config.json"))]
+        for path in inside:
+            found.setdefault(path.name, path)
+        for path in sorted((root / "t2i").rglob("*")):
+            if path.suffix in (".safetensors", ".ckpt") and not any(
+                path.is_relative_to(each) for each in inside
+            ):
+                found.setdefault(path.stem, path)
     return found
 
 

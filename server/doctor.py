@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -27,7 +28,8 @@ MODES = {  # mode: the models it needs, beside an image model
         "musev_referencenet_pose", "referencenet", "image_encoder", "control_v11p_sd15_openpose",
     ),
 }  # fmt: skip
-IMAGE_MODEL = "stable-diffusion-v1-5"  # what is offered where there is none
+IMAGE_MODEL, TOKENIZER = "stable-diffusion-v1-5", "clip-tokenizer"  # what is offered where there is none
+PACKAGES = {"face_detector": "mediapipe"}  # control: what it imports that doesn't come with this engine
 
 
 def doctor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +74,8 @@ def checks(state_dir: Path | None) -> list[dict]:
 
 
 def modes() -> list[dict]:
-    """For each mode with MuseV's weights, each {"mode", "ready", "missing"}: the ids of the models it lacks.
+    """For each mode with MuseV's weights, each {"mode", "ready", "missing", "packages"}: the ids of the models, and the
+    names of the Python packages, that it lacks.
 
     video2video comes once for each control name; it takes either motion model, and the one without ReferenceNet
     needs least.
@@ -80,12 +83,21 @@ def modes() -> list[dict]:
     from musev_engine import registry
 
     controls = {f"video to clip by {name}": ("musev", *needs) for name, needs in registry.controls().items()}
-    base = () if registry.image_models() else (IMAGE_MODEL,)
+    images = registry.image_models().values()
+    base = (
+        (TOKENIZER,)
+        if images and not any(path.is_dir() for path in images)
+        else ()
+        if images
+        else (IMAGE_MODEL,)
+    )
     here = {id for id in registry.known() if registry.installed(id)}
     rows = []
     for mode, needs in (MODES | {"video to clip": ("musev",)} | controls).items():
         missing = [id for id in (*needs, *base) if id not in here]
-        rows.append({"mode": mode, "ready": not missing, "missing": missing})
+        package = PACKAGES.get(mode.rpartition(" ")[2])
+        packages = [package] if package and importlib.util.find_spec(package) is None else []
+        rows.append({"mode": mode, "ready": not missing + packages, "missing": missing, "packages": packages})
     return rows
 
 
@@ -180,10 +192,11 @@ def _print(found: dict) -> None:
     print("The shipped model makes clips from text, stills and poses. With MuseV's weights:")
     together: dict[tuple, list[str]] = {}  # controls that lack the same share a line
     for row in found["modes"]:
-        together.setdefault((row["ready"], tuple(row["missing"])), []).append(row["mode"])
-    for (ready, missing), names in together.items():
+        lacks = (row["ready"], tuple(row["missing"]), tuple(row["packages"]))
+        together.setdefault(lacks, []).append(row["mode"])
+    for (ready, missing, packages), names in together.items():
         print(f"{'ok  ' if ready else '-   '}  {names[0]}{_and_controls(names)}")
-        for command in _commands(missing):
+        for command in (*_commands(missing), *(f"the Python package {package}" for package in packages)):
             print(f"        {command}")
     for row in found["plugins"]:
         print(f"left out: the plug-in {row['name']} of {row['package']} ({row['group']}): {row['problem']}")

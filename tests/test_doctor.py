@@ -1,5 +1,6 @@
 """`musev doctor`: what is here for which mode, and what this machine can run."""
 
+import importlib.util
 import json
 
 import pytest
@@ -51,6 +52,25 @@ def test_modes_become_ready_as_their_models_come(told, tmp_path):
     assert not missing["text to clip"] and not missing["video to clip"]
     assert not missing["video to clip by canny"]
     assert missing["video to clip by hed"] == ["sd-controlnet-hed", "annotator-hed"]
+
+
+def test_a_single_file_is_an_image_model_and_wants_a_tokenizer(told, tmp_path):
+    put(tmp_path / "models", "musev")
+    (tmp_path / "models/t2i").mkdir()
+    (tmp_path / "models/t2i/anime.safetensors").write_bytes(b"weights")
+    assert modes(told()[1])["text to clip"] == ["clip-tokenizer"]
+    put(tmp_path / "models", "clip-tokenizer")
+    assert modes(told()[1])["text to clip"] == []
+
+
+def test_packages_that_a_mode_lacks_are_told(told, monkeypatch):
+    rows = {row["mode"]: row for row in told()[1]["modes"]}
+    there = importlib.util.find_spec("mediapipe") is not None
+    assert rows["video to clip by face_detector"]["packages"] == ([] if there else ["mediapipe"])
+    monkeypatch.setitem(doctor.PACKAGES, "face_detector", "no_such_package_anywhere")
+    rows = {row["mode"]: row for row in told()[1]["modes"]}
+    assert rows["video to clip by face_detector"]["packages"] == ["no_such_package_anywhere"]
+    assert not any(row["packages"] for mode, row in rows.items() if not mode.endswith("face_detector"))
 
 
 def test_what_every_clip_needs_fails_the_doctor(tmp_path, told):
