@@ -346,6 +346,13 @@ IN_SHOTS = {"shots": (3, 3), "num_inference_steps": 3}
         ({"controls": (CONTROL,)}, {"controls": (CONTROL, replace(CONTROL, frames=VIDEO[3:]))}),
         ({"controls": (CONTROL,), "guidance_scale": 3.0}, {"guess_mode": True}),
         ({"controls": (CONTROL,)}, {"guess_mode": True}),
+        ({"guidance_scale": 3.0}, {"guidance_scale_end": 1.5}),
+        (
+            {"guidance_scale": 3.0, "guidance_scale_end": 1.5, "num_inference_steps": 3},
+            {"guidance_method": "two_stage"},
+        ),
+        ({"scheduler": "ddim"}, {"eta": 0.5}),
+        ({}, {"w_ind_noise": 0.9}),
         ({}, {"skip_temporal": True}),
         ({"noise_type": "video_fusion"}, {"initial_common_latent": np.ones((4, 4, 4), np.float32)}),
         ({}, {"img_weight": 0.0}),
