@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import difflib
 import importlib
 import ipaddress
 import os
@@ -54,9 +55,16 @@ def main(argv: list[str] | None = None) -> int:
         helps = {verb: text for verb, (_, _, text) in verbs.items()} | {
             v: t for v, (_, t) in DELEGATED.items()
         }
-        print("usage: musev VERB [--help]\n")
-        print("\n".join(f"  {verb:14} {text}" for verb, text in helps.items()))
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+        asked = argv[:1] in (["-h"], ["--help"])
+        if argv and not asked:
+            near = difflib.get_close_matches(" ".join(argv[:2]), helps, n=1, cutoff=0.5)
+            near = near or difflib.get_close_matches(argv[0], helps, n=1)
+            meant = f". Did you mean: musev {near[0]}?" if near else ""
+            print(f"musev: there is no verb {argv[0]!r}{meant}\n", file=sys.stderr)
+        told = sys.stdout if asked else sys.stderr
+        print("usage: musev VERB [--help]\n", file=told)
+        print("\n".join(f"  {verb:14} {text}" for verb, text in helps.items()), file=told)
+        return 0 if asked else 2
     add_arguments, run, text = verbs[argv[0]]
     parser = argparse.ArgumentParser(prog=f"musev {argv[0]}", description=text)
     add_arguments(parser)

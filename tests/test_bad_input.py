@@ -155,6 +155,19 @@ def test_wrong_options_are_told_by_the_parser(argv, told, capsys):
     assert ended.value.code == 2 and told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "near"),
+    [
+        (["text2vidio"], "Did you mean: musev text2video?"), (["train", "minni"], "Did you mean: musev train mini?"),
+        (["benhc", "quality"], "bench quality?"), (["xyz"], "there is no verb 'xyz'\n"), ([], "usage: musev VERB"),
+    ],
+)  # fmt: skip
+def test_unknown_verbs_are_answered_with_the_nearest(argv, near, capsys):
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert near in err and "text2video" in err and not out
+
+
 BASES = [
     ("evil.ckpt", "evil.ckpt holds program code"), ("other.safetensors", "other.safetensors holds no text"),
     ("xl.safetensors", "no Stable Diffusion 1 model (got it seems to be a LoRA)"), ("nowhere", "nowhere"),
