@@ -177,7 +177,8 @@ def recent_cast(owner: bpy.types.Scene) -> Cast:
     """As `cast`, but looked up again only once in a while: finding bones by name takes longer than all the drawing."""
     settings, now = owner.musev, time.monotonic()
     named = (owner, settings.camera, owner.camera, settings.armature)
-    key = (settings.width, settings.height, *(item and item.name for item in named))
+    used = tuple((item.name, item.use) for item in settings.people)
+    key = (settings.width, settings.height, *(item and item.name for item in named), used)
     until, found = _casts.get(key, (0.0, None))
     if now >= until:
         _casts.clear()

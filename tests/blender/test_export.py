@@ -120,6 +120,22 @@ def test_without_an_armature_nothing_starts(scene, tmp_path):
     assert not names(tmp_path)
 
 
+def test_every_character_of_the_list_is_written_in_its_order(scene, tmp_path):
+    other = figure(RIGIFY_METARIG, "Other", face=True)
+    other.location.x = 0.8
+    for rig in (other, bpy.data.objects["Dancer"]):
+        item = scene.musev.people.add()
+        item.armature, item.name = rig, rig.name
+    bpy.ops.musev.export_poses(directory=str(tmp_path), formats={"JSON"}, wait=True)
+    people = json.loads((tmp_path / "pose_0003_keypoints.json").read_text())["people"]
+    necks = [person["pose_keypoints_2d"][3] for person in people]
+    assert len(necks) == 2 and necks[0] > necks[1]
+    scene.musev.people[0].use = False
+    bpy.ops.musev.export_poses(directory=str(tmp_path), formats={"JSON"}, wait=True, overwrite=True)
+    (person,) = json.loads((tmp_path / "pose_0003_keypoints.json").read_text())["people"]
+    assert person["pose_keypoints_2d"][3] == necks[1]
+
+
 def test_old_files_are_replaced_where_that_is_allowed(scene, tmp_path):
     (tmp_path / "pose_0001.png").write_bytes(b"old")
     bpy.ops.musev.export_poses(directory=str(tmp_path), wait=True, overwrite=True)

@@ -105,11 +105,14 @@ def test_the_bones_are_looked_up_once_in_a_while(scene, monkeypatch):
     scene.musev.width = 256
     overlay.recent_cast(scene)
     assert len(calls) == 2
+    scene.musev.people.add().name = "Other"
+    overlay.recent_cast(scene)
+    assert len(calls) == 3
     monkeypatch.setattr(overlay, "KEEP_S", 0.0)
     overlay._casts.clear()
     for _ in range(2):
         overlay.recent_cast(scene)
-    assert len(calls) == 4
+    assert len(calls) == 5
 
 
 def test_nobody_makes_no_triangles():
