@@ -14,17 +14,20 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from musev_engine.provenance import with_xmp
+
 MAX_STILL_PIXELS = 8192 * 8192
 PIXELS_AT_ONCE = 2**20  # what the VAE takes in one call: four frames of 512×512, or 64 of 128×128
 
 
-def encode_png(frame: np.ndarray) -> bytes:
-    """One frame, uint8 (h, w, 3) or, with straight alpha, (h, w, 4), as PNG bytes."""
+def encode_png(frame: np.ndarray, xmp: str = "") -> bytes:
+    """One frame, uint8 (h, w, 3) or, with straight alpha, (h, w, 4), as PNG bytes; xmp: what it says of itself, see
+    `provenance`."""
     swapped = cv2.COLOR_RGB2BGR if frame.shape[-1] == 3 else cv2.COLOR_RGBA2BGRA
     ok, png = cv2.imencode(".png", cv2.cvtColor(frame, swapped), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not ok:
         raise ValueError(f"a frame of {frame.shape} and {frame.dtype} can't be written as PNG")
-    return png.tobytes()
+    return with_xmp(png.tobytes(), xmp) if xmp else png.tobytes()
 
 
 def decode_still(

@@ -18,6 +18,7 @@ from musev_engine.clip import ControlVideo
 from musev_engine.errors import EngineError
 from musev_engine.inbetween import Inbetween, places
 from musev_engine.models.config import SD15
+from musev_engine.provenance import xmp_of
 from server import inputs, models
 
 SLOWEST = 1.0  # motion_speed; below it neighbouring frames would get one number (`UNet3D.forward`)
@@ -38,7 +39,9 @@ def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> 
     yield Progress(job, "prepare", 0, 1)
     _forget_peak_memory()
     clip = clip_of(request, read_blob)
-    outgoing = Outgoing(job, request, inputs.mask_of(request, read_blob))
+    licence = loaded.licence or models.licence(request.model)
+    xmp = xmp_of(f"MuseV for Blender {models.engine_version()}", request.model, licence)
+    outgoing = Outgoing(job, request, inputs.mask_of(request, read_blob), xmp)
     step = 0
     for event in pipeline.generate(clip, loaded):
         match event:
@@ -56,7 +59,7 @@ def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> 
         request.frames_out,
         device=str(loaded.device),
         model_sha256=loaded.sha256,
-        model_licence=loaded.licence,
+        model_licence=licence,
         engine_version=models.engine_version(),
         gpu_memory_mb=_peak_gpu_memory_mb(),
     )
@@ -80,20 +83,22 @@ def _pose_pictures(job: str, request: ClipRequest, read_blob: Callable[[str], by
 
 
 class Outgoing:
-    """Generated frames in order -> the messages of those that come back. mask: uint8 (num_frames, h, w) or None."""
+    """Generated frames in order -> the messages of those that come back. mask: uint8 (num_frames, h, w) or None.
+    xmp: what each says of itself."""
 
-    def __init__(self, job: str, request: ClipRequest, mask: np.ndarray | None):
+    def __init__(self, job: str, request: ClipRequest, mask: np.ndarray | None, xmp: str = ""):
         fps, output_fps = request.rates
         where = places(request.num_frames, fps, request.frames_out, output_fps, request.between)
         self._between, self._job = Inbetween(where, request.between), job
         self._masks = None if mask is None else iter(mask)
+        self._xmp = xmp
 
     def take(self, picture: np.ndarray) -> Iterator[FrameReady]:
         """The next frame, uint8 (h, w, 3)."""
         if self._masks is not None:
             picture = np.dstack([picture, next(self._masks)])
         for numbers, shown in self._between.take(picture):
-            png = frames.encode_png(shown)
+            png = frames.encode_png(shown, self._xmp)
             for number in numbers:
                 yield FrameReady(self._job, number, png)
 

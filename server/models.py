@@ -81,6 +81,12 @@ def traits(name: str) -> Traits:
     return Traits() if place is None or place.motion is not None else _traits(place.folder)
 
 
+def licence(name: str) -> str:
+    """Of a motion model on an image model by their name, as `models_here` tells it; "" for any other."""
+    place = places().get(name)
+    return "" if place is None or place.motion is None else _describe_pair(name, place).licence
+
+
 def menus() -> Menus:
     """The names of all plug-ins that work, each other package's imported in a process of its own to see that it does,
     and of the controls whose ControlNet is here. Takes as long as that."""

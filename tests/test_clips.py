@@ -26,6 +26,7 @@ from blender_addon.protocol import (
 )
 from musev_engine import frames, keypoints, loading
 from musev_engine.errors import EngineError
+from musev_engine.provenance import TRAINED_MEDIA
 from musev_engine.training import autoencoder, denoiser, mini
 from musev_engine.training.words import write_tokenizer
 from server import clips, models
@@ -91,6 +92,11 @@ def test_a_clip_is_made_from_a_still_and_poses(shipped):
     make(JOB, request, clips.make_clip, blobs.__getitem__, again.append, lambda job: False, PhaseClock())
     pixels = [[m.data for m in run if isinstance(m, FrameReady)] for run in (sent, again)]
     assert pixels[0] == pixels[1]
+    for frame in pixels[0]:  # they say what made them; what was shown on the way doesn't
+        with Image.open(io.BytesIO(frame)) as opened:
+            told = opened.text["XML:com.adobe.xmp"]
+        assert TRAINED_MEDIA in told and "mini" in told and "cc0-1.0" in told and "MuseV for Blender" in told
+    assert not any(b"iTXt" in m.data for m in sent if isinstance(m, Preview))
 
 
 def test_cancel_stops_between_windows(shipped):
@@ -331,6 +337,7 @@ def test_the_aligned_pose_pictures_come_without_a_model():
         3,
     ]
     shown = decoded(sent)
+    assert not any(b"iTXt" in m.data for m in sent if isinstance(m, FrameReady))  # a drawing
     (truth,) = keypoints.draw(figure(80, 12)[None, None], 128, 128)
     assert alike(shown[0], truth) and np.array_equal(shown[1], shown[0])
     assert truth[45:50, 94:98, 2].any()  # the hand, at the left wrist, came along
