@@ -16,7 +16,7 @@ import bpy
 from .captures import CaptureError
 
 MARK = "musev_copy"  # custom property of every data-block that is ours
-BLOCKS = ("scenes", "actions")
+BLOCKS = ("scenes", "objects", "cameras", "materials", "node_groups", "actions")
 _live: set[str] = set()
 
 
@@ -77,9 +77,12 @@ class SceneCopy:
             # The operator's own `scene` would set the copy's frame to that of the artist's scene.
             if in_job:
                 window = bpy.context.window_manager.windows[0]
-                with _kept_preferences() as preferences, bpy.context.temp_override(window=window, scene=copy):
+                # The scene is overridden inside: together with a window it would stay the window's own, and the
+                # artist's scene be rendered to the artist's path.
+                with _kept_preferences() as preferences, bpy.context.temp_override(window=window):
                     preferences.view.render_display_type = "NONE"  # no window or editor opens for it
-                    bpy.ops.render.render("INVOKE_DEFAULT", write_still=True)
+                    with bpy.context.temp_override(scene=copy):
+                        bpy.ops.render.render("INVOKE_DEFAULT", write_still=True)
             else:
                 with bpy.context.temp_override(scene=copy):
                     bpy.ops.render.render(write_still=True)

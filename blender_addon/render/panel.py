@@ -197,7 +197,7 @@ class MUSEV_PT_render(ui.Sidebar, bpy.types.Panel):
                 for name in ("scale", "start", "end"):
                     column.prop(control, name)
         layout.prop(render, "use_mask")
-        if settings.mode in ("pose", "video"):
+        if settings.mode == "pose":
             column = layout.column(align=True)
             column.prop(render, "use_source")
             if render.use_source:

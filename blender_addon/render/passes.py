@@ -163,7 +163,7 @@ class RenderCapture:
             if known is not None:
                 self._keep(known)
                 return True
-            scene.view_layers[0].material_override = None if own else _clay(self._stages["geometry"])
+            scene.view_layers[0].material_override = None if own else self._stages["geometry"].material()
         path = self._render("geometry", "frame.exr")
         if path is None:
             return False
@@ -352,12 +352,6 @@ def _choose_cycles(scene: bpy.types.Scene) -> None:
             "Cycles is not there, and it renders the control pictures; enable Cycles Render Engine in Preferences, "
             "Add-ons."
         ) from None
-
-
-def _clay(stage: Stage) -> bpy.types.Material:
-    """The stage's own material for everything, so that no texture is read and no shader is compiled."""
-    found = next((m for m in bpy.data.materials if m.get("musev_stage") == stage.token), None)
-    return found or stage.mark(bpy.data.materials.new("MuseV clay"))
 
 
 def _write_no_files(scene: bpy.types.Scene, stage: Stage) -> None:

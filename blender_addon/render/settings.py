@@ -74,7 +74,7 @@ def wanted(settings: bpy.types.PropertyGroup) -> Wanted:
                 "an end after its start."
             )
     controls = tuple(Control(name, (), False, c.scale, c.start, c.end) for name, c in chosen)
-    source = render.use_source and settings.mode in ("pose", "video")
+    source = render.use_source and settings.mode == "pose"
     return Wanted(
         controls,
         masked(settings) if render.use_mask else None,

@@ -1,16 +1,12 @@
-"""A copy of the artist's scene to render from: set up for us, while their own stays as it is.
+"""The artist's scene set up to be rendered for a clip, in a copy of it (`scene_copy`), while theirs stays as it is.
 
-The copy shares the objects and has settings, view layer and dependency graph of its own, so neither rendering nor
-stepping through its frames touches theirs. It is marked, and removed after use; what undo or a saved file brings back
-of it is swept away. Its camera is one of our own, set at every frame so that it sees what the clip shows of the
-artist's picture (`rig.camera.cut`).
+The copy shares the objects and has settings, view layers and dependency graph of its own. Its camera is one of our own,
+set at every frame so that it sees what the clip shows of the artist's picture (`rig.camera.cut`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +15,7 @@ import numpy as np
 
 from ..captures import CaptureError
 from ..rig.camera import cut, find_camera, picture_matrix
-
-MARK = "musev_stage"  # custom property of every data-block that is ours
-BLOCKS = ("scenes", "objects", "cameras", "materials", "node_groups")
-_live: set[str] = set()
+from ..scene_copy import MARK, SceneCopy
 
 
 class RenderError(CaptureError):
@@ -47,39 +40,36 @@ class Stage:
     to_camera: np.ndarray | None = None
     orthographic: bool = False
     clip_distances: tuple[float, float] = (0.0, 0.0)
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
-    _had_result: bool = True
+    _copy: SceneCopy = field(init=False)
 
-    def copy(self) -> bpy.types.Scene:
-        """The copy; made where there is none (yet, or since an undo). Raises RenderError."""
-        found = next((scene for scene in bpy.data.scenes if scene.get(MARK) == self.token), None)
-        if found is not None:
-            return found
-        scene = self._original()
-        find_camera(scene, self.camera)
-        self._had_result = _render_result() is not None
-        _live.add(self.token)
-        copy = scene.copy()
-        self.mark(copy).name = f"MuseV {scene.name}"
+    def __post_init__(self) -> None:
+        self._copy = SceneCopy(self.scene, self._set_up)
+
+    def _set_up(self, copy: bpy.types.Scene, _: SceneCopy) -> None:
         if copy.sequence_editor is not None:
             copy.sequence_editor_clear()
         copy.timeline_markers.clear()  # they would switch the camera
-        camera = self.mark(
-            bpy.data.objects.new("MuseV camera", self.mark(bpy.data.cameras.new("MuseV camera")))
-        )
+        data = self.mark(bpy.data.cameras.new("MuseV camera"))
+        camera = self.mark(bpy.data.objects.new("MuseV camera", data))
         copy.collection.objects.link(camera)
         copy.camera = camera
         self.setup(copy, self)
-        return copy
 
     def mark(self, block: bpy.types.ID) -> bpy.types.ID:
         """Has a data-block of ours removed with the copy."""
-        block[MARK] = self.token
-        return block
+        return self._copy.mark(block)
+
+    def material(self) -> bpy.types.Material:
+        """The stage's own material for everything, so that no texture is read and no shader is compiled."""
+        found = next((each for each in bpy.data.materials if each.get(MARK) == self._copy.token), None)
+        return found or self.mark(bpy.data.materials.new("MuseV clay"))
 
     def at(self, moment: float) -> tuple[bpy.types.Scene, bpy.types.Depsgraph]:
         """The copy at a frame of the timeline (between two as well), and its evaluated dependency graph."""
-        copy, scene = self.copy(), self._original()
+        scene = bpy.data.scenes.get(self.scene)
+        if scene is None:
+            raise RenderError(f"Scene '{self.scene}' is no longer in this file; generate again.")
+        copy = self._copy.get()
         frame, part = divmod(moment, 1)
         copy.frame_set(int(frame), subframe=part)
         depsgraph = copy.view_layers[0].depsgraph
@@ -90,7 +80,7 @@ class Stage:
         self.to_camera = np.array(evaluated.matrix_world.normalized().to_3x3()).T
         self.orthographic = evaluated.data.type == "ORTHO"
         self.clip_distances = evaluated.data.clip_start, evaluated.data.clip_end
-        ours = next(thing for thing in copy.collection.objects if thing.get(MARK) == self.token)
+        ours = next(thing for thing in copy.collection.objects if thing.get(MARK) == self._copy.token)
         whole = _look(ours, evaluated, scene.render, self.width, self.height)
         # Theirs is animated, and so is blurred as it moves; ours can only see another part.
         blurred = copy.render.use_motion_blur
@@ -99,54 +89,14 @@ class Stage:
             copy.render.use_motion_blur = False
         return copy, depsgraph
 
-    def _original(self) -> bpy.types.Scene:
-        scene = bpy.data.scenes.get(self.scene)
-        if scene is None:
-            raise RenderError(f"Scene '{self.scene}' is no longer in this file; generate again.")
-        return scene
-
     def render(self, path: Path) -> bool:
         """Renders the frame that the copy stands at to a file. True: it is there; False: it comes from Blender's
-        render job, while the artist works on. Raises RenderError.
-        """
-        copy = self.copy()
-        copy.render.filepath = str(path)
-        path.unlink(missing_ok=True)
-        wait = not bpy.app.background and len(bpy.context.window_manager.windows) > 0
-        try:
-            if wait:
-                window = bpy.context.window_manager.windows[0]
-                with _no_render_window(), bpy.context.temp_override(window=window, scene=copy):
-                    bpy.ops.render.render("INVOKE_DEFAULT", write_still=True)
-            else:
-                # Not by the operator's own `scene`, which would render it at the frame that the artist's stands at.
-                with bpy.context.temp_override(scene=copy):
-                    bpy.ops.render.render(write_still=True)
-        except RuntimeError as error:  # what Blender reports: no camera, no memory, …
-            raise RenderError(
-                f"Blender could not render scene '{self.scene}' ({str(error).strip()}); render a frame of it "
-                "yourself to see why."
-            ) from None
-        return not wait
+        render job, while the artist works on. Raises CaptureError."""
+        return self._copy.render(path)
 
     def remove(self) -> None:
         """Takes the copy away, now or once a render that still uses it has ended."""
-        _live.discard(self.token)
-        if bpy.app.is_job_running("RENDER"):
-            bpy.app.timers.register(_later, first_interval=0.2)
-            return
-        sweep()
-        result = _render_result()
-        if not self._had_result and result is not None and result.users <= 1:  # shown nowhere
-            bpy.data.images.remove(result)
-
-
-def sweep() -> None:
-    """Removes every data-block that a stage has left behind."""
-    for kind in BLOCKS:
-        blocks = getattr(bpy.data, kind)
-        for block in [block for block in blocks if block.get(MARK, "") not in ("", *_live)]:
-            blocks.remove(block)
+        self._copy.remove()
 
 
 def render_layer(scene: bpy.types.Scene) -> str:
@@ -200,62 +150,3 @@ def _look(
     mine.dof.aperture_blades, mine.dof.aperture_ratio = lens.dof.aperture_blades, lens.dof.aperture_ratio
     mine.dof.aperture_rotation = lens.dof.aperture_rotation
     return abs(shown - columns) < 0.5 and abs(height * part.scale - rows) < 0.5
-
-
-def _render_result() -> bpy.types.Image | None:
-    return next((image for image in bpy.data.images if image.type == "RENDER_RESULT"), None)
-
-
-def _later() -> float | None:
-    if bpy.app.is_job_running("RENDER"):
-        return 0.2
-    sweep()
-    return None
-
-
-@contextlib.contextmanager
-def _no_render_window() -> Iterator[None]:
-    """Blender opens no window or editor for the render while this lasts."""
-    preferences = bpy.context.preferences
-    before, dirty = preferences.view.render_display_type, preferences.is_dirty
-    preferences.view.render_display_type = "NONE"
-    try:
-        yield
-    finally:
-        preferences.view.render_display_type = before
-        preferences.is_dirty = dirty
-
-
-@bpy.app.handlers.persistent
-def _swept(*_) -> None:
-    if not bpy.app.is_job_running("RENDER"):
-        sweep()
-
-
-@bpy.app.handlers.persistent
-def _before_saving(*_) -> None:
-    """A saved file holds nothing of ours; a stage in use makes itself anew."""
-    if not bpy.app.is_job_running("RENDER"):
-        live = set(_live)
-        _live.clear()
-        sweep()
-        _live.update(live)
-
-
-def register() -> None:
-    bpy.app.handlers.load_post.append(_swept)
-    bpy.app.handlers.undo_post.append(_swept)
-    bpy.app.handlers.redo_post.append(_swept)
-    bpy.app.handlers.save_pre.append(_before_saving)
-
-
-def unregister() -> None:
-    bpy.app.handlers.save_pre.remove(_before_saving)
-    bpy.app.handlers.redo_post.remove(_swept)
-    bpy.app.handlers.undo_post.remove(_swept)
-    bpy.app.handlers.load_post.remove(_swept)
-    if bpy.app.timers.is_registered(_later):
-        bpy.app.timers.unregister(_later)
-    if not bpy.app.is_job_running("RENDER"):
-        _live.clear()
-        sweep()

@@ -10,9 +10,10 @@ import bpy
 import numpy as np
 import pytest
 from analytic import VIEWS, View, plane, read_png, sphere
+from bl_ext.user_default.musev import scene_copy
 from bl_ext.user_default.musev.captures import CaptureError
 from bl_ext.user_default.musev.protocol import ClipRequest, Control, Pictures
-from bl_ext.user_default.musev.render import exr, pictures, stage
+from bl_ext.user_default.musev.render import exr, pictures
 from bl_ext.user_default.musev.render.passes import RenderCapture, Wanted
 
 SIZE = (64, 48)
@@ -361,9 +362,9 @@ def test_a_stage_left_by_a_crash_is_swept_away(moving_scene, tmp_path):
     made = capture(moving_scene, DEPTH)
     made._stage("geometry").at(1)
     path = tmp_path / "left.blend"
-    bpy.app.handlers.save_pre.remove(stage._before_saving)
+    bpy.app.handlers.save_pre.remove(scene_copy._before_saving)
     bpy.ops.wm.save_as_mainfile(filepath=str(path), copy=True)
-    bpy.app.handlers.save_pre.append(stage._before_saving)
+    bpy.app.handlers.save_pre.append(scene_copy._before_saving)
     made.cancel()
     bpy.ops.wm.open_mainfile(filepath=str(path))
     assert len(bpy.data.scenes) == 1 and len(bpy.data.cameras) == 1
