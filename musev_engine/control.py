@@ -7,6 +7,7 @@ it is named.
 from __future__ import annotations
 
 import difflib
+import gc
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -278,6 +279,18 @@ def preprocess(
             made[key] = picture.copy()  # on its own, so that it can be forgotten by itself
             cache.put(key, made[key])
     return np.stack([made[key] for key in keys]) if keys else frames.copy()
+
+
+def forget_detectors() -> None:
+    """Let go of the detectors that were loaded, and of their memory on a GPU; they are loaded anew when next named."""
+    import torch
+
+    from musev_engine import detectors
+
+    detectors.load.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _key(name: str, kind: object, frame: np.ndarray, resolution: int | None) -> str:

@@ -32,7 +32,7 @@ def models_of(options: argparse.Namespace) -> Iterator[tuple[str | None, Models]
     Raises EngineError where something isn't there or doesn't do, and for FaceIn.
     """
     _refuse_what_has_no_code(options)
-    more: dict = {"device": _device(options.device), "loras": _loras(options)}
+    more: dict = {"device": device_of(options.device), "loras": _loras(options)}
     more["referencenet"] = _wants_referencenet(options)
     if "vae_model_path" in options.given:
         more["vae"] = _existing(options.vae_model_path, "--vae_model_path")
@@ -84,6 +84,26 @@ def fitting(clip: Clip, models: Models, given: Collection[str] = ()) -> Clip:
         references=clip.references if models.referencenet is not None or clip.reference_only else None,
         image_prompts=clip.image_prompts if models.image_encoder is not None else None,
     )
+
+
+def device_of(name: str | None) -> str:
+    """Where clips are made: the device that is named, or the GPU where there is one. Raises EngineError for a name that
+    torch doesn't know, and for a GPU that isn't here."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return "cuda" if there else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        remedy = "Choose cpu, cuda, cuda:1, mps, …"
+        raise EngineError("No device has this name", name, remedy, code="unknown_name") from error
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise EngineError(
+            f"{'This GPU' if there else 'A GPU'} isn't here, or torch can't use it", name,
+            f"There are {there}: choose cuda:0 to cuda:{there - 1}." if there else "Choose cpu, or see: musev doctor",
+            code="missing_device",
+        )  # fmt: skip
+    return name
 
 
 def missing_words(clip: Clip, models: Models) -> list[str]:
@@ -151,25 +171,6 @@ def _checked(models: Models, options: argparse.Namespace) -> Models:
     if options.ip_adapter_model_name in _switched_off(options):
         models = replace(models, image_encoder=None, image_proj=None)
     return models
-
-
-def _device(name: str | None) -> str:
-    """Where clips are made: the one that is named, or the GPU where there is one."""
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        return "cuda" if there else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        remedy = "Choose cpu, cuda, cuda:1, mps, …"
-        raise EngineError("No device has this name", name, remedy, code="unknown_name") from error
-    if device.type == "cuda" and (device.index or 0) >= there:
-        raise EngineError(
-            f"{'This GPU' if there else 'A GPU'} isn't here, or torch can't use it", name,
-            f"There are {there}: choose cuda:0 to cuda:{there - 1}." if there else "Choose cpu, or see: musev doctor",
-            code="missing_device",
-        )  # fmt: skip
-    return name
 
 
 def _switched_off(options: argparse.Namespace) -> tuple[str | None, ...]:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from musev_engine.clip import Clip, ConditionImage, ControlVideo, FirstFrame, SerialDenoise, shot_lengths
-from musev_engine.control import ControlKind, find_control, preprocess
+from musev_engine.control import ControlKind, find_control, forget_detectors, preprocess
 from musev_engine.errors import EngineError
 from musev_engine.faces import InsightFaces, read_faces
 from musev_engine.frames import fit_frames, fit_still
 from musev_engine.media import STILLS, read_clips, read_still, video_size
 from musev_engine.task_files import bad_tasks, find_path, negative_prompt, prompt_of
+from musev_engine.task_models import device_of
 
 SIZE_STEP = 64  # pixels; sizes are brought down to a multiple, as in MuseV
 
@@ -264,7 +265,7 @@ class Task:
         video = np.concatenate(clips)
         is_middle = self._get("video_is_middle", bool)
         before = begin[:1] if not self._get("video_has_condition", bool) else []
-        device = options.device or "cpu"
+        device = device_of(options.device)
         still = fit_still(before[0], width, height, options.compat) if before else None
         controls = []
         for name, *span in zip(names, *self._spans(names), strict=True):
@@ -284,6 +285,8 @@ class Task:
                     [*(shown or [preprocess(name, still[None], device=device)]), pictures]
                 )
             controls.append(ControlVideo(kind.controlnet, pictures, None, *span))
+        if device != "cpu":  # their memory is wanted for the clip
+            forget_detectors()
         if before:  # the condition image comes before the video
             video = np.concatenate([still[None], video])
         self.sources, self.controls = video, [control.frames for control in controls]

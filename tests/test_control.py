@@ -133,6 +133,9 @@ def test_a_detector_is_loaded_once_and_only_when_it_is_named(tmp_path, monkeypat
     preprocess("pidi", pictures(seed=1))
     preprocess("pidi", pictures(seed=2))
     assert asked == [("annotator-pidi", "table5_pidinet.pth")]
+    control.forget_detectors()
+    preprocess("pidi", pictures(seed=3))
+    assert len(asked) == 2
 
 
 LEARNED = [name for name, kind in CONTROLS.items() if kind.files]

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from musev_engine import tasks
 from musev_engine.errors import EngineError
+from musev_engine.media import write_media
 from musev_engine.prompts import NEGATIVE_SETS
 from musev_engine.task_files import negative_prompt, prompt_of, read_tasks, select
 from musev_engine.tasks import Task
+from tests.test_control import pictures
 from tests.test_options import given
 
 # The shapes of MuseV's example.yaml, with other words and pictures.
@@ -151,6 +155,20 @@ def test_an_embedding_with_code_in_it_is_refused(tmp_path):
     with pytest.raises(EngineError, match="can't be read"):
         task = {"name": "a", "prompt": "", "height": 64, "width": 64, "face_image": "face.npy"}
         Task(task, given("text2video"), tmp_path).clip(1)
+
+
+def test_detectors_run_where_the_clip_does_and_leave_it_their_memory(example, monkeypatch, tmp_path):
+    write_media(tmp_path / "video", pictures(3, 64, 64), 8, {})
+    asked, forgotten = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(tasks, "preprocess", lambda name, frames, device: asked.append(device) or frames)
+    monkeypatch.setattr(tasks, "forget_detectors", lambda: forgotten.append(True))
+    task = {"name": "a", "prompt": "", "video_path": str(tmp_path / "video")}
+    argv = ["--controlnet_name=canny", "--time_size=3", "--width=64", "--height=64"]
+    Task(task, given("video2video", *argv)).clip(1)
+    Task(task, given("video2video", *argv, "--device=cpu")).clip(1)
+    assert asked == ["cuda", "cpu"] and forgotten == [True]
 
 
 def test_negative_sets_go_by_their_names(tmp_path):
