@@ -1,4 +1,8 @@
-"""The demo's contact sheet: the rig as Blender renders it, the pose drawing, the generated frames (engine's Python)."""
+"""The demo's contact sheet: the rig as Blender renders it, its pose pictures, depth, normals and mask, and the frames
+that were generated (engine's Python).
+
+    contact_sheet.py FOLDER NUMBER…     the frames to show, from 0
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from musev_engine.control import draw_poses
+CELL = 160  # pixels
+ROWS = ("rig", "poses", "depth", "normal_bae", "mask", "frames")  # folders
 
-COLUMNS, CELL = 8, 160
 
-
-def main(out: Path) -> None:
-    rig, generated = (sorted((out / name).glob("*.png")) for name in ("rig", "frames"))
-    shown = np.linspace(0, len(generated) - 1, COLUMNS).round().astype(int)
-    height, width = cv2.imread(str(generated[0])).shape[:2]
-    poses = draw_poses(np.load(out / "poses.npy"), width, height)
-    still = cv2.imread(str(out / "still.png"))
-    rows = [
-        [still, *(cv2.imread(str(rig[k])) for k in shown)],
-        [np.zeros_like(still), *(poses[k][..., ::-1] for k in shown)],
-        [np.zeros_like(still), *(cv2.imread(str(generated[k])) for k in shown)],
-    ]
-    sheet = np.vstack([np.hstack([cv2.resize(cell, (CELL, CELL)) for cell in row]) for row in rows])
-    cv2.imwrite(str(out / "contact_sheet.png"), sheet)
+def main(out: Path, shown: list[int]) -> None:
+    still = cv2.resize(cv2.imread(str(out / "still.png")), (CELL, CELL))
+    rows = []
+    for name in ROWS:
+        files = sorted((out / name).glob("[0-9]*.png"))
+        if len(files) > len(shown):  # of the whole clip
+            files = [files[number] for number in shown]
+        cells = [cv2.resize(cv2.imread(str(file)), (CELL, CELL)) for file in files]
+        rows.append(np.hstack([still if name == "rig" else np.zeros_like(still), *cells]))
+    cv2.imwrite(str(out / "contact_sheet.png"), np.vstack(rows))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(number) for number in sys.argv[2:]])

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 ENGINE_PYTHON = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 TIME_LIMIT_S = 600
+COLUMNS = 8  # of the contact sheet
 
 
 class Stopwatch:
@@ -130,8 +131,20 @@ def main() -> int:
     if job.state is not job_state.DONE:
         raise SystemExit(f"The clip ended as {job.state.value}: {job.problem}")
     memory = {pid: peak_megabytes(pid) for pid in seen}
-    save_poses(package, scene, out / "poses.npy")
+
+    watch.start("draw the poses")
+    bpy.ops.musev.preview_alignment()  # what the pose ControlNet was shown
+    poses = current.jobs[-1]
+    while not poses.ended and time.monotonic() < deadline:
+        tick(current)
+    if poses.state is not job_state.DONE:
+        raise SystemExit(f"The poses ended as {poses.state.value}: {poses.problem}")
+    shutil.copytree(poses.take, out / "poses")
     bpy.ops.musev.engine_stop()
+
+    watch.start("render depth, normals and the mask")
+    shown = shown_frames(scene)
+    render_passes(package, scene, shown, out)
 
     watch.start("render the rig and the sequencer")
     frames, rig = out / "frames", out / "rig"
@@ -142,7 +155,8 @@ def main() -> int:
 
     watch.start("draw the contact sheet")
     sheet = [str(ENGINE_PYTHON), str(ROOT / "examples" / "contact_sheet.py"), str(out)]
-    subprocess.run(sheet, check=True, cwd=ROOT)
+    numbers = [str(frame - scene.frame_start) for frame in shown]
+    subprocess.run([*sheet, *numbers], check=True, cwd=ROOT)
     watch.stop()
     while current.busy:
         tick(current)
@@ -176,19 +190,27 @@ def tick(current) -> None:
     time.sleep(0.005)
 
 
-def save_poses(package: str, scene, path: Path) -> None:
-    """The keypoints that were sent, for the sheet's second row."""
-    import numpy as np
+def shown_frames(scene) -> list[int]:
+    """The frames that the contact sheet shows, from the first to the last."""
+    length = scene.frame_end - scene.frame_start
+    return [scene.frame_start + round(length * column / (COLUMNS - 1)) for column in range(COLUMNS)]
 
-    pose = importlib.import_module(f"{package}.rig.pose")
-    people = importlib.import_module(f"{package}.rig.cast").cast(scene).people
-    frames = tuple(range(scene.frame_start, scene.frame_end + 1))
-    capture = pose.PoseCapture(
-        scene.name, people, scene.camera.name, scene.musev.width, scene.musev.height, frames
-    )
-    while not capture.advance(time.perf_counter() + 1.0):
-        pass
-    np.save(path, np.stack(capture.read)[:, :, :18])
+
+def render_passes(package: str, scene, frames: list[int], out: Path) -> None:
+    """What the renderer gives for a clip of these frames: a folder of PNG files for each kind of picture."""
+    wanted, settings = importlib.import_module(f"{package}.render.settings"), scene.musev
+    settings.render.depth.use = settings.render.normal.use = settings.render.use_mask = True
+    (capture,) = wanted.captures(scene, settings, frames, settings.width, settings.height)
+    try:
+        while not capture.advance(time.perf_counter() + 1.0):
+            pass
+        for name, pngs in capture.pngs.items():
+            (out / name).mkdir()
+            for index, png in enumerate(pngs):
+                (out / name / f"{index + 1:04d}.png").write_bytes(png)
+    finally:
+        capture.cancel()
+        settings.render.depth.use = settings.render.normal.use = settings.render.use_mask = False
 
 
 def render(scene, path: Path, sequencer: bool) -> None:
