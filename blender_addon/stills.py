@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import bpy
@@ -103,18 +104,27 @@ def _weights(old: int, new: int, start: float, scale: float) -> np.ndarray:
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """uint8 (h, w) grey or (h, w, 3) -> the bytes of an sRGB PNG file (W3C PNG, third edition)."""
+    return b"".join(png_pieces(pixels, len(pixels)))
+
+
+def png_pieces(pixels: np.ndarray, rows: int) -> Iterator[bytes]:
+    """The bytes of `encode_png` in pieces, each made of so many rows of the picture: for those who may not wait."""
     height, width = pixels.shape[:2]
-    lines = np.concatenate(
-        [np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1
-    )  # filter: none
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
-    body = zlib.compress(lines.tobytes(), 6)
-    chunks = (chunk(b"IHDR", header), chunk(b"sRGB", b"\0"), chunk(b"IDAT", body), chunk(b"IEND", b""))
-    return PNG_MAGIC + b"".join(chunks)
+    yield PNG_MAGIC + chunk(b"IHDR", header) + chunk(b"sRGB", b"\0")
+    packer = zlib.compressobj(6)
+    for first in range(0, height, rows):
+        band = pixels[first : first + rows]
+        lines = np.concatenate([np.zeros((len(band), 1), np.uint8), band.reshape(len(band), -1)], axis=1)
+        packed = packer.compress(lines.tobytes())  # no filter: the 0 before each line
+        if first + rows >= height:
+            packed += packer.flush()
+        yield chunk(b"IDAT", packed) if packed else b""
+    yield chunk(b"IEND", b"")
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:

@@ -26,7 +26,8 @@ from .skeleton import PARTS
 TICK_S = 0.006  # what a tick may take of Blender's main thread; the session's own timer ticks beside it
 PAUSE_S = 0.005  # between two ticks
 TOLD_PARTS = 50  # of the whole, each of which is a redraw of the panel
-SHAPES_AT_ONCE = 64  # that are drawn in one step at 512 x 512 pixels
+SHAPES_AT_ONCE = 32  # that are drawn in one step at 512 x 512 pixels
+PIXELS_AT_ONCE = 128 * 1024  # that are packed into a PNG in one step
 OPENPOSE_VERSION = 1.3
 JSON_PARTS = {
     "pose_keypoints_2d": "body",
@@ -126,7 +127,8 @@ class PoseExport:
     def advance(self, deadline: float) -> bool:
         """Reads, draws and writes on until about `deadline`; True once every file is there. Raises CaptureError and
         TakeError."""
-        if self.capture.done < self.capture.total and not self.capture.advance(deadline):
+        if self.capture.done < self.capture.total:
+            self.capture.advance(deadline)
             return False
         self._work = self._work or self._steps()
         started = time.perf_counter()
@@ -141,14 +143,18 @@ class PoseExport:
     def _steps(self) -> Iterator[None]:
         """Draws and writes one frame after another; pauses wherever a tick may end."""
         width, height = self.capture.width, self.capture.height
-        at_once = max(8, SHAPES_AT_ONCE * 512 * 512 // (width * height))
+        at_once = max(4, SHAPES_AT_ONCE * 512 * 512 // (width * height))
         for frame, people in enumerate(self.capture.read):
             if self.pictures:
                 picture, what = np.zeros((height, width, 3), np.uint8), shapes(people, width, height)
                 for first in range(0, len(what.radius), at_once):
                     paint(picture, what.part(first, first + at_once))
                     yield
-                self._write(self.picture_file(frame), stills.encode_png(picture))
+                png = []
+                for piece in stills.png_pieces(picture, max(1, PIXELS_AT_ONCE // width)):
+                    png.append(piece)
+                    yield
+                self._write(self.picture_file(frame), b"".join(png))
             if self.keypoints:
                 self._write(self.keypoints_file(frame), openpose_json(people, width, height))
             self.frames_written += 1
@@ -170,10 +176,12 @@ class PoseExport:
             bpy.ops.ed.undo_push(message=f"MuseV {self.strip.name}")
 
     def cancel(self) -> None:
-        """Removes what was written. Raises TakeError."""
+        """Removes what was written, and a preview's folder with it. Raises TakeError."""
         self.capture.cancel()
         while self.written:
             takes.remove(self.written.pop())
+        if self.strip:
+            takes.discard(self.folder)
 
 
 @dataclass

@@ -231,6 +231,23 @@ def test_the_preview_strip_shows_each_pose_as_long_as_it_counts(scene):
     assert np.array_equal(pixels(first), drawing.draw(read.read[0], 128, 96))
 
 
+def test_a_cancelled_preview_leaves_nothing(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TICK_S", 0.0)
+    take = tmp_path / "take_001"
+    take.mkdir()
+    work = work_on(scene, take, strip=export.Strip(scene.name, "poses", 1, tuple(range(5))))
+    in_slices(work, until=lambda: work.frames_written == 2)
+    export.current.stop()
+    assert not take.exists() and not strips.top_strips(scene)
+
+
+def test_the_preview_strip_is_placed_by_the_timer_once_blender_can_take_it(scene, tmp_path):
+    work = work_on(scene, tmp_path, strip=export.Strip(scene.name, "poses", 3, (0, 1, 1, 2)))
+    in_slices(work)
+    (strip,) = strips.top_strips(scene)
+    assert strips.span(strip) == (3, 7) and not work.problem
+
+
 def test_the_preview_strip_is_one_undo_step(scene):
     bpy.ops.ed.undo_push(message="before")
     bpy.ops.musev.preview_strip(wait=True)
