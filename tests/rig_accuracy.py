@@ -6,7 +6,7 @@ bone's head or tail: plain arithmetic on the camera's lens, sensor and shift. Pr
 to stderr. `--blend FILE` measures every armature of a file instead.
 
 max_px_error: at 1920 x 1080. cost_ratio: reading a 60-bone character over bare `scene.frame_set` of the same frames,
-the medians of many short stretches that take turns. longest_tick_ms: of ticks that read more than one frame;
+the medians of runs that take turns. longest_tick_ms: of ticks that read more than one frame;
 longest_single_step_ms: of those that read just one. swaps: points nearer to their mirror's place than to their own.
 lost: points seen here and not there.
 """
@@ -203,22 +203,20 @@ def real_rigify(generated: bool):
 def cost_ratio(frames: range, repeats: int = 25) -> tuple[float, int]:
     """Reading a character of 60 bones over bare stepping, and how many bones it has.
 
-    Short stretches of both take turns, so that whatever else the machine does falls on both alike.
+    Both take turns, so that whatever else the machine does falls on both alike.
     """
     scene, size = fresh("perspective", frames)
     rig = rigs.figure(rigs.mixamo(), "Dancer", face=True, hands=True)
     rigs.wave(rig, frames)
     person, bare, with_poses = people.resolve(rig), [], []
     for _ in range(repeats):
-        for first in range(0, len(frames), 50):
-            stretch = frames[first : first + 50]
-            started = time.perf_counter()
-            for frame in stretch:
-                scene.frame_set(frame)
-            bare.append((time.perf_counter() - started) / len(stretch))
-            started = time.perf_counter()
-            read(scene, person, stretch, size)
-            with_poses.append((time.perf_counter() - started) / len(stretch))
+        started = time.perf_counter()
+        for frame in frames:
+            scene.frame_set(frame)
+        bare.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        read(scene, person, frames, size)
+        with_poses.append(time.perf_counter() - started)
     return statistics.median(with_poses) / statistics.median(bare), len(rig.data.bones)
 
 

@@ -141,18 +141,28 @@ def resolve(
 # --- where a person stands ------------------------------------------------------------------------
 
 
-def evaluated_armature(depsgraph: bpy.types.Depsgraph, person: Person) -> bpy.types.Object:
-    """The person's armature as it stands in the depsgraph. Raises PoseError if it is not there."""
+def armature_of(person: Person) -> bpy.types.Object:
+    """The person's armature; not to be kept. Raises PoseError if it is no longer in the file."""
     armature = bpy.data.objects.get((person.armature, person.library or None))
     if armature is None or armature.type != "ARMATURE":
         raise PoseError(f"Armature '{person.armature}' is no longer in this file; choose it again.")
-    evaluated = armature.evaluated_get(depsgraph)
-    if not evaluated.is_evaluated:
+    return armature
+
+
+def evaluated(armature: bpy.types.Object, depsgraph: bpy.types.Depsgraph) -> bpy.types.Object:
+    """The armature as it stands in the depsgraph. Raises PoseError if it has no part in it."""
+    posed = armature.evaluated_get(depsgraph)
+    if not posed.is_evaluated:
         raise PoseError(
-            f"Armature '{person.armature}' takes no part in scene '{depsgraph.scene.name}'; "
+            f"Armature '{armature.name}' takes no part in scene '{depsgraph.scene.name}'; "
             "add it to the scene, include its collection in the view layer, and do not disable it in viewports."
         )
-    return evaluated
+    return posed
+
+
+def evaluated_armature(depsgraph: bpy.types.Depsgraph, person: Person) -> bpy.types.Object:
+    """The person's armature as it stands in the depsgraph. Raises PoseError."""
+    return evaluated(armature_of(person), depsgraph)
 
 
 def placements(depsgraph: bpy.types.Depsgraph, people: Sequence[Person]) -> list[Matrix | None]:

@@ -15,26 +15,27 @@ import bpy
 import numpy as np
 
 from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
-from .camera import PoseError, cut, look, numbers, picture_matrices, picture_matrix, project
+from .camera import PoseError, Sight, cut, look, numbers, picture_matrices, picture_matrix, project
 from .occlusion import Occlusion
-from .people import Person, evaluated_armature, placements
+from .people import Person, armature_of, evaluated, evaluated_armature, placements
 from .skeleton import MIRROR, NECK, SHOULDERS
 
 # Of the time given; the rest is for the arithmetic, and for frames that are slower than those before.
-PART_OF_TICK = 0.6
+PART_OF_TICK = 0.7
+BATCH = 64  # frames worked out at once: numpy's own overhead is then small, and no tick is long
 
 
 class Sampler:
     """Collects what one frame after another says of some people, and works it out for all of them at once.
 
-    Holds no Blender reference: names, indices and numbers alone. It is made anew for every slice of a reading, because
-    an artist may change the armature between two.
+    Holds no Blender reference: names, indices and numbers alone. Whether it still fits is to be asked once a slice of a
+    reading, because an artist may change an armature between two.
     """
 
     def __init__(self, depsgraph: bpy.types.Depsgraph, people: Sequence[Person]) -> None:
         """Raises PoseError where an armature or a bone has gone."""
         self.people = tuple(people)
-        self.rows, self.counts, self.matrices, self.worlds = [], [], [], []
+        self.rows, self.names, self.matrices, self.worlds = [], [], [], []
         for person in people:
             names = evaluated_armature(depsgraph, person).pose.bones.keys()
             row_of = {name: row for row, name in enumerate(names)}
@@ -43,21 +44,29 @@ class Sampler:
                     f"Armature '{person.armature}' has lost the bone {', '.join(gone)}; generate again."
                 )
             self.rows.append(np.array([row_of[name] for name in person.bones], int)[person.rows])
-            self.counts.append(len(names))
+            self.names.append(names)
             self.matrices.append([])
             self.worlds.append([])
 
-    def add(self, depsgraph: bpy.types.Depsgraph) -> None:
-        """Takes the frame that the depsgraph stands at. Raises PoseError where an armature or an instance has gone."""
+    def fits(self, depsgraph: bpy.types.Depsgraph) -> bool:
+        """Whether the armatures have the bones they had. Raises PoseError where one has gone."""
+        return all(
+            evaluated_armature(depsgraph, person).pose.bones.keys() == names
+            for person, names in zip(self.people, self.names, strict=True)
+        )
+
+    def add(self, depsgraph: bpy.types.Depsgraph, armatures: Sequence[bpy.types.Object]) -> None:
+        """Takes the frame that the depsgraph stands at; armatures: the people's `armature_of`. Raises PoseError where
+        an armature or an instance has gone."""
         where = placements(depsgraph, self.people)
-        for person, count, matrices, worlds, placed in zip(
-            self.people, self.counts, self.matrices, self.worlds, where, strict=True
+        for armature, names, matrices, worlds, placed in zip(
+            armatures, self.names, self.matrices, self.worlds, where, strict=True
         ):
-            armature = evaluated_armature(depsgraph, person)
-            raw = np.empty(count * 16, np.float32)
-            armature.pose.bones.foreach_get("matrix", raw)
+            posed = evaluated(armature, depsgraph)
+            raw = np.empty(len(names) * 16, np.float32)
+            posed.pose.bones.foreach_get("matrix", raw)
             matrices.append(raw)
-            worlds.append(numbers(armature.matrix_world if placed is None else placed))
+            worlds.append(numbers(posed.matrix_world if placed is None else placed))
 
     def points(self) -> np.ndarray:
         """(t, people, 130, 4) float64 of the frames taken: world x, y, z, and 1 where there is such a point, else 0."""
@@ -85,7 +94,7 @@ def world_points(
     point, else 0. Raises PoseError where an armature, a bone or an instance has gone.
     """
     sampler = Sampler(depsgraph, people)
-    sampler.add(depsgraph)
+    sampler.add(depsgraph, [armature_of(person) for person in people])
     return sampler.points()[0] if people else np.zeros((0, POINTS, 4))
 
 
@@ -148,12 +157,16 @@ class PoseCapture:
     with_still: bool = False
     occlusion: Occlusion = field(default_factory=Occlusion)
     read: list[np.ndarray] = field(default_factory=list)  # (people, 130, 3) each
+    # Frames that were stepped to and not worked out yet.
+    sampler: Sampler | None = field(default=None, repr=False)
+    sights: list[Sight] = field(default_factory=list, repr=False)
+    light: list[np.ndarray] = field(default_factory=list, repr=False)
 
     phase = "reading poses"
 
     @property
     def done(self) -> int:
-        return len(self.read)
+        return len(self.read) + len(self.sights)
 
     @property
     def total(self) -> int:
@@ -172,34 +185,49 @@ class PoseCapture:
             raise PoseError(f"Scene '{self.scene}' is no longer in this file; generate again.")
         now = time.perf_counter()
         deadline = now + PART_OF_TICK * (deadline - now)
+        if len(self.sights) >= BATCH:  # at the start, where its time is counted in
+            self._work_out()
         before, own_camera = scene.frame_current_final, scene.camera
-        taken, sights, light, sampler = self.done, [], [], None
-        part, started = cut(scene.render, self.width, self.height), time.perf_counter()
+        part, started, first = cut(scene.render, self.width, self.height), time.perf_counter(), self.done
         try:
-            while taken < self.total:
+            while self.done < self.total:
+                steps = self.done - first
                 # The next step and the one back, each as long as the steps so far were on average.
-                if sights and now + (now - started) / len(sights) * 2 > deadline:
+                if steps and now + (now - started) / steps * 2 > deadline:
                     break
-                stand_at(scene, self.times[taken])
+                stand_at(scene, self.times[self.done])
                 depsgraph = scene.view_layers[0].depsgraph
-                sampler = sampler or Sampler(depsgraph, self.people)
-                sampler.add(depsgraph)
-                sights.append(look(scene, depsgraph, self.camera, part))
+                if not steps:
+                    armatures = [armature_of(person) for person in self.people]
+                    self._prepare(depsgraph)
+                self.sampler.add(depsgraph, armatures)
                 if self.occlusion.needed:
-                    light.append(self._light(scene, depsgraph))
-                taken += 1
+                    self.light.append(self._light(scene, depsgraph))
+                self.sights.append(look(scene, depsgraph, self.camera, part))
                 now = time.perf_counter()
         finally:
             stand_at(scene, before)
             if scene.camera != own_camera:  # a marker has switched it on the way
                 scene.camera = own_camera
-        if sampler is not None:
-            points, pictures = sampler.points(), picture_matrices(sights)
+        if self.done == self.total:
+            self._work_out()
+        return self.done == self.total
+
+    def _prepare(self, depsgraph: bpy.types.Depsgraph) -> None:
+        if self.sampler is not None and not self.sampler.fits(depsgraph):
+            self._work_out()
+        if self.sampler is None:
+            self.sampler = Sampler(depsgraph, self.people)
+
+    def _work_out(self) -> None:
+        """Turns the frames stepped to into keypoints."""
+        if self.sights:
+            points, pictures = self.sampler.points(), picture_matrices(self.sights)
             keypoints = project(points, pictures[:, None])
             of_faces = self.occlusion.of_faces(points, pictures)
-            keypoints[..., 2] *= np.minimum(of_faces, light) if light else of_faces
+            keypoints[..., 2] *= np.minimum(of_faces, self.light) if self.light else of_faces
             self.read += list(keypoints)
-        return self.done == self.total
+        self.sampler, self.sights, self.light = None, [], []
 
     def _light(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> np.ndarray:
         """What the visibility of each point, (people, 130), is to be multiplied by."""
