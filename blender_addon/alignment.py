@@ -46,8 +46,6 @@ class MUSEV_OT_preview_alignment(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
             job = gather.clip_job(context, "poses")
-            if still := job.blobs.get(job.request.still):
-                takes.write_whole(job.take / STILL_FILE, still)
         except gather.REFUSALS as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -81,8 +79,12 @@ def picture(job: Job, timeline_frame: int) -> bpy.types.ImagePreview | None:
         if not file.is_file():
             return None
         poses, size = _pixels(f"poses {name}", file)
-        still = job.take / STILL_FILE
-        shown = over(poses, _pixels(f"still {job.id}", still)[0] if still.is_file() else np.zeros_like(poses))
+        still = np.zeros_like(poses)
+        if job.still is not None:
+            if not (file := job.take / STILL_FILE).is_file():
+                takes.write_whole(file, job.still)
+            still, _ = _pixels(f"still {job.id}", file)
+        shown = over(poses, still)
         made = _pictures.new(name)
         made.image_size = size
         made.image_pixels_float.foreach_set(shown.ravel())

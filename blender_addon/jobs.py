@@ -54,6 +54,7 @@ class Job:
     request: ClipRequest
     blobs: dict[str, bytes] = field(repr=False)
     captures: list[Capture] = field(default_factory=list, repr=False)
+    still: bytes | None = field(default=None, repr=False)  # of pose pictures, to be shown under them
     captured: bool = False  # whether the first of them is through
     about: dict = field(default_factory=dict)
     blend_file: str = ""

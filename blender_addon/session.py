@@ -254,6 +254,7 @@ class Session:
                 "Press Resume.",
             )
         if job.request.result != "clip":  # pose pictures, to be looked at
+            job.still = job.blobs.get(job.request.still or "")
             self._end(job, JobState.DONE)
             return
         takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))

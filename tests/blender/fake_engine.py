@@ -52,7 +52,12 @@ class FakeEngine:
         await connection.send(p.encode(p.Welcome(version, "fake", os.getpid(), (model, absent))))
         left_out = ("by-hal: the window schedule late: no module",)
         schedules, predictors = ("shifting", "pendulum"), ("musev", "other")
-        menus = p.Menus(window_schedules=schedules, predictors=predictors, left_out=left_out)
+        menus = p.Menus(
+            window_schedules=schedules,
+            predictors=predictors,
+            controls=("depth", "normal_bae"),
+            left_out=left_out,
+        )
         await connection.send(p.encode(menus))
         async for raw in connection:
             match p.decode(raw):
@@ -82,6 +87,9 @@ class FakeEngine:
             assert (track.num_frames, track.width, track.height) == (
                 request.num_frames, request.width, request.height,
             )  # fmt: skip
+        for kind in (request.source, request.mask, *(control.pictures for control in request.controls)):
+            sets = [p.Pictures.from_bytes(bytes(self.blobs[sha256])) for sha256 in kind]
+            assert sum(len(each.sizes) for each in sets) in (0, request.num_frames)
         self.requests[job] = request
         await connection.send(p.encode(p.Accepted(job, 0)))
         self.follow(connection, job, set())
