@@ -74,13 +74,21 @@ TURNED_FACE = (
 )  # fmt: skip
 
 
+def redraw_views(settings=None, context=None) -> None:
+    """Draws every 3-D viewport anew, for the overlay."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                area.tag_redraw()
+
+
 class MusevOcclusionSettings(bpy.types.PropertyGroup):
     own: EnumProperty(
-        name="Behind Own Body", items=(TURNED_FACE, *COVERED), default="face",
+        name="Behind Own Body", items=(TURNED_FACE, *COVERED), default="face", update=redraw_views,
         description="What becomes of points that the character's own body, clothes and props cover",
     )  # fmt: skip
     others: EnumProperty(
-        name="Behind Others", items=COVERED, default="keep",
+        name="Behind Others", items=COVERED, default="keep", update=redraw_views,
         description="What becomes of points that anything else covers: scenery, other characters",
     )  # fmt: skip
 

@@ -21,21 +21,13 @@ from .camera import cut, find_camera, picture_matrix
 from .cast import Cast, cast
 from .drawing import Shapes, shapes
 from .maps import MapError
-from .occlusion import Occlusion
+from .occlusion import Occlusion, redraw_views
 from .pose import world_points
 
 CORNERS = 24  # of an ellipse
 SOFT = 0.5  # region pixels on both sides of an edge, in which it fades
 KEEP_S = 1.0  # for which the points' bones are taken to be the same ones
 FRAME_COLOUR = (1.0, 1.0, 1.0, 0.5)
-
-
-def redraw_views(settings=None, context=None) -> None:
-    """Draws every 3-D viewport anew."""
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                area.tag_redraw()
 
 
 class MusevOverlaySettings(bpy.types.PropertyGroup):

@@ -62,6 +62,14 @@ def test_pictures_show_the_poses_of_each_frame(scene, tmp_path):
         assert drawn.any() and np.array_equal(pixels(folder / f"walk_{number:04d}.png"), drawn)
 
 
+def test_a_png_packed_in_pieces_is_the_same_picture(empty_scene, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    for rows in (1, 7, 37, 100):
+        path = tmp_path / f"{rows}.png"
+        path.write_bytes(b"".join(stills.png_pieces(picture, rows)))
+        assert np.array_equal(pixels(path), picture)
+
+
 def test_keypoints_are_written_as_openpose_does(scene, tmp_path):
     bpy.ops.musev.export_poses(
         directory=str(tmp_path), name="walk", formats={"JSON"}, frames="CUSTOM", frame_start=2, frame_end=3,
