@@ -49,6 +49,14 @@ def compare(name: str, got: Tensor, expected: Tensor, *, atol: float, rtol: floa
     return Comparison(name, max_abs, max_rel, max_abs <= atol + rtol * scale)
 
 
+def atol_of_text(embeds: Tensor) -> float:
+    """How far weighted embeddings (b, n, d) may be off. They are scaled so that their mean stays, and the mean of
+    numbers that nearly cancel has fewer digits in float32, in which the original takes it."""
+    means, sizes = embeds.double().mean((1, 2)).abs(), embeds.double().abs()
+    lost = (2.0**-23 * sizes.mean((1, 2)) / means).max().item()
+    return min(1e-5 + lost * sizes.max().item(), 1e-3)
+
+
 def compare_values(name: str, got: object, expected: object, *, atol: float = 0.0) -> Comparison:
     """Compare nested lists of numbers, strings and None: numbers within `atol`, the rest exactly."""
     largest, scale = _largest_difference(got, expected)

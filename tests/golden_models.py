@@ -40,6 +40,9 @@ def golden_models(case: Case) -> Models:
         weights = load_tensors(root / "weights/ip_adapter_image_proj.safetensors")
         weights = {key.removeprefix("image_proj."): value for key, value in weights.items()}
         parts["image_proj"] = ImageProjModel.from_state_dict(weights).eval()
+    faces = [value for name, value in case.tensors.items() if name.endswith(".ip_adapter_face_emb")]
+    if faces:
+        parts["face_proj"] = StoredFace(faces[0])
     if has.get("controlnet"):
         parts["controlnets"] = {
             path.stem: network(root, path.stem, diffusers.ControlNetModel.from_config, "controlnet")
@@ -58,6 +61,17 @@ def golden_models(case: Case) -> Models:
         | {"_class_name": case.info.get("scheduler_class", "EulerDiscreteScheduler")},
         **parts,
     )
+
+
+class StoredFace(nn.Module):
+    """In place of a face projection: what the original's made of an embedding that isn't stored."""
+
+    def __init__(self, tokens: Tensor):
+        super().__init__()
+        self.norm, self.tokens = nn.LayerNorm(tokens.shape[-1]), tokens
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        return self.tokens[-1:] if embeds.any() else self.tokens[:1]
 
 
 def text_encoder_and_tokenizer(root: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:

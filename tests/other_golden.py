@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from musev_engine.models.config import VARIANTS, unet_config
+from musev_engine.models.config import unet_config
 from musev_engine.models.projections import ImageProjModel
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import UNet3D
@@ -27,6 +27,10 @@ SIZES = {
     "norm_num_groups": 16, "down_block_types": ["CrossAttnDownBlock3D"] * 3 + ["DownBlock3D"],
 }  # fmt: skip
 HEIGHT, WIDTH = 64, 96
+SCHEDULERS = {
+    "pipeline/pose": "DDIMScheduler", "pipeline/batch": "DDPMScheduler", "pipeline/several": "LCMScheduler",
+    "pipeline/face": "EulerAncestralDiscreteScheduler", "predictor/face": "DDIMScheduler",
+}  # fmt: skip
 PROMPTS = {"prompt": "a (red:1.4) cat", "negative_prompt": "bad"}
 STEPS = {"num_inference_steps": 2, "guidance_scale": 2.0, "context_schedule": "uniform_v2"}
 
@@ -51,6 +55,14 @@ CASES = {
     "pipeline/several": ("musev", {"controlnet": "MultiControlNetModel"}, PROMPTS | STEPS | {
         "video_length": 3, "controlnet_conditioning_scale": [0.5, 1.0], "latents": "see in.latents",
     }, {"control_image.0": 3, "control_image.1": 3}, [0, 1], 3),
+    "pipeline/face": ("musev_referencenet_face", {"ip": True, "refer": True, "face": True}, PROMPTS | STEPS | {
+        "video_length": 2, "ip_adapter_face_scale": 0.6, "guidance_scale": 3.0, "noise_type": "video_fusion",
+    }, {"condition_images": 1, "refer_image": 1, "ip_adapter_image": 1}, [], 3),
+    "predictor/face": ("musev_referencenet_face", {"ip": True, "refer": True, "face": True}, {
+        "prompt": "a dog", "video_length": 3, "num_inference_steps": 2, "video_num_inference_steps": 2,
+        "redraw_condition_image": True, "redraw_condition_image_with_ip_adapter_face": False,
+        "context_schedule": "uniform_v2", "eta": 0.3,
+    }, {"condition_images": 1, "refer_image": 1, "ip_adapter_image": 2}, [], 4),
     "predictor/shots": ("musev_referencenet", {"ip": True, "refer": True}, {
         "prompt": "a dog", "negative_prompt": "bad", "video_negative_prompt": "worse", "video_length": 3,
         "max_batch_num": 3, "n_vision_condition": 2, "num_inference_steps": 2, "video_num_inference_steps": 2,
@@ -93,6 +105,8 @@ def write_other_golden(root: Path, open_set: Path) -> None:
         }
         rows = len(args["prompt"]) if isinstance(args["prompt"], list) else 1
         tensors = {key: value.repeat(rows, 1, 1, 1, 1) for key, value in tensors.items()}
+        if "face" in components:
+            tensors["call0.ip_adapter_face_emb"] = torch.randn(2, 4, TEXT)
         if "latents" in args:
             tensors["in.latents"] = torch.randn(1, 4, args["video_length"], HEIGHT // 8, WIDTH // 8)
         info = {
@@ -100,7 +114,7 @@ def write_other_golden(root: Path, open_set: Path) -> None:
             "unet_keys": f"weights/{variant}.unet.keys.json", "unet_weights": "weights/unet_union.safetensors",
             "generator": f'torch.Generator("cpu").manual_seed({77 + seed})', "args": args, "components": components,
             "video_shape": [rows, 3, frames, HEIGHT, WIDTH], "video_frames_stored": [0, frames // 2, frames - 1],
-            "calls": {}, "scheduler_class": "DDIMScheduler" if name == "pipeline/pose" else "EulerDiscreteScheduler",
+            "calls": {}, "scheduler_class": SCHEDULERS.get(name, "EulerDiscreteScheduler"),
         }  # fmt: skip
         if "time_size" in args:
             info["reader"] = {"time_size": args["time_size"], "sample_rate": 2}
@@ -128,9 +142,10 @@ def _write_networks(folder: Path, given: Path) -> None:
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(given / name, folder / name)
     union: dict[str, torch.Tensor] = {}
-    for variant in ("musev", "musev_referencenet", "musev_referencenet_pose"):
+    for variant in ("musev", "musev_referencenet", "musev_referencenet_pose", "musev_referencenet_face"):
         up = ["UpBlock3D"] + ["CrossAttnUpBlock3D"] * 3
-        config = unet_config(variant, **SIZES, up_block_types=up) | VARIANTS[variant]
+        published = variant.replace("_face", "_with_faceid")
+        config = unet_config(published, **SIZES, up_block_types=up)
         state = _lively(UNet3D.from_config(config))
         union = state | union
         keys = {key: list(value.shape) for key, value in state.items()}

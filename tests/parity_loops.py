@@ -18,7 +18,15 @@ from musev_engine.sampling import draw_noise, guidance_scales, scheduler_step
 from musev_engine.schedulers import set_timesteps
 from musev_engine.shots import blend
 from musev_engine.windows import halving, plan_windows, uniform_at_step
-from tests.golden_data import Case, Comparison, NotCovered, compare, compare_values, read_json
+from tests.golden_data import (
+    Case,
+    Comparison,
+    NotCovered,
+    atol_of_text,
+    compare,
+    compare_values,
+    read_json,
+)
 from tests.golden_models import text_encoder_and_tokenizer
 
 EXACT, DRAWN = 1e-9, 1e-5
@@ -130,7 +138,7 @@ def check_text_embeddings(directory: Path, root: Path) -> list[Comparison]:
         texts = {f"{each['i']}.{name}": text for name, text in names.items() if text is not None}
         embeds = encode_prompts(text_encoder, tokenizer, list(texts.values()))
         for name, got in zip(texts, embeds.split(1), strict=True):
-            results.append(compare(name, got, case.tensors[name], atol=DRAWN))
+            results.append(compare(name, got, case.tensors[name], atol=atol_of_text(got)))
     return results
 
 

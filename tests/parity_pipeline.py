@@ -28,7 +28,7 @@ from musev_engine.sampling import (
 from musev_engine.schedulers import make_scheduler, set_timesteps
 from musev_engine.shots import Leaning, SerialDenoise, Shot, Trace
 from musev_engine.windows import Timeline, plan_windows
-from tests.golden_data import Case, Comparison, NotCovered, compare
+from tests.golden_data import Case, Comparison, NotCovered, atol_of_text, compare
 from tests.golden_models import golden_models, pixels, seeds_of
 from tests.parity_links import DRAWN, LATENTS, Links, run_links
 
@@ -118,7 +118,7 @@ class Loop:
         num_clean = 0 if clean is None else clean.shape[2]
         length = num_clean + args.video_length
         index = [i % length for i in args.vision_condition_latent_index or range(num_clean)]
-        embeds = links.of_call("prompt_embeds", embeds, DRAWN)
+        embeds = links.of_call("prompt_embeds", embeds, atol_of_text(embeds))
         tokens, reference = self.stills(embeds, guided)
         if args.prompt_only_use_image_prompt and tokens is not None:
             embeds = embeds if models.unet.config.ip_adapter_cross_attn else tokens

@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from musev_engine import conditions as conditions_module
 from musev_engine import frames, pipeline
@@ -19,7 +19,7 @@ from musev_engine.clip import Clip, ConditionImage, ControlVideo, FirstFrame, Se
 from musev_engine.conditions import Conditions, predictor
 from musev_engine.loading import Models
 from musev_engine.sampling import initial_latents
-from tests.golden_data import Case, Comparison, NotCovered
+from tests.golden_data import Case, Comparison, NotCovered, atol_of_text
 from tests.golden_models import golden_models, pixels, seeds_of
 from tests.parity_links import DRAWN, LATENTS, Links, run_links
 
@@ -51,11 +51,6 @@ def check_predictor(directory: Path, root: Path, **how) -> list[Comparison]:
     if other := sorted(case.info["args"].keys() - TO_PREDICTOR.keys()):
         raise NotCovered(f"asks for {', '.join(other)}")
     models = golden_models(case)
-    faces = next(
-        (value for name, value in case.tensors.items() if name.endswith(".ip_adapter_face_emb")), None
-    )
-    if faces is not None:
-        models = replace(models, face_proj=StoredFace(faces))
 
     def run(links: Links, net: str) -> None:
         follow(links, clip_of(case, net), models)
@@ -131,17 +126,6 @@ def clip_of(case: Case, net: str) -> Clip:
     )  # fmt: skip
 
 
-class StoredFace(nn.Module):
-    """In place of a face projection: what the original's made of an embedding that isn't stored."""
-
-    def __init__(self, tokens: Tensor):
-        super().__init__()
-        self.norm, self.tokens = nn.LayerNorm(tokens.shape[-1]), tokens
-
-    def forward(self, embeds: Tensor) -> Tensor:
-        return self.tokens[-1:] if embeds.any() else self.tokens[:1]
-
-
 def follow(links: Links, clip: Clip, models: Models) -> None:
     """The clip through `generate`, its loop and what goes into it replaced by what `links` make of them."""
     decoded: list[Tensor] = []  # what the VAE made, before any change of colours
@@ -153,7 +137,7 @@ def follow(links: Links, clip: Clip, models: Models) -> None:
         linked = {
             name: links.of_call(stored, getattr(conditions, name), atol)
             for name, stored, atol in (
-                ("prompt_embeds", "prompt_embeds", DRAWN),
+                ("prompt_embeds", "prompt_embeds", atol_of_text(conditions.prompt_embeds)),
                 ("condition_latents", "condition_latents", LATENTS),
                 ("image_tokens", "ip_adapter_image_emb", LATENTS),
                 ("face_tokens", "ip_adapter_face_emb", LATENTS),
