@@ -18,6 +18,7 @@ from .engine_process import EngineStartError
 from .jobs import Job
 from .props import MusevPreferences, MusevSettings, native_fps, preferences
 from .protocol import ClipRequest, ProtocolError, blob_sha256, exact_rate
+from .render import settings as renders
 from .rig import camera as rig_camera
 from .rig import pose
 from .rig.cast import Cast, cast
@@ -169,6 +170,8 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
             "camera": capture.camera,  # null: the scene's own, as its markers switch it
             "faces_approximated": [person.name for person in capture.people if person.face_approximated],
         }
+    if result == "clip":
+        captures += renders.captures(scene, settings, when.times, settings.width, settings.height)
     clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or mode)
     root = takes_root(preferences(context)) if result == "clip" else Path(bpy.app.tempdir) / "musev"
     clip = clip if result == "clip" else f"{clip} {result}"

@@ -144,6 +144,8 @@ def fingerprint(
     seen: dict[int, int] = {}  # address of evaluated data -> which one it was
     for instance in depsgraph.object_instances:
         thing = instance.object
+        if thing.type not in RENDERED:
+            continue
         flags = (
             thing.name, thing.type, thing.hide_render, instance.show_self, thing.visible_camera, thing.is_holdout,
             thing.is_shadow_catcher,
@@ -151,7 +153,7 @@ def fingerprint(
         digest.update(repr(flags).encode())
         digest.update(np.array(instance.matrix_world, np.float32).tobytes())
         data = thing.data
-        if data is None or thing.type not in (*AS_MESH, *WITH_ATTRIBUTES):
+        if thing.type not in (*AS_MESH, *WITH_ATTRIBUTES):
             continue
         new = data.as_pointer() not in seen
         digest.update(seen.setdefault(data.as_pointer(), len(seen)).to_bytes(4, "little"))

@@ -80,6 +80,11 @@ def _tick() -> float | None:
     return None if ended else 0.02
 
 
+def is_background() -> bool:
+    """Whether there is no window, so that nobody waits for it and no timer runs."""
+    return bpy.app.background
+
+
 class MUSEV_OT_render_controls(bpy.types.Operator):
     bl_idname = "musev.render_controls"
     bl_label = "Render Pictures"
@@ -122,7 +127,7 @@ class MUSEV_OT_render_controls(bpy.types.Operator):
             if folder is None:
                 folder = takes.new_take(gather.takes_root(props.preferences(context)), "pictures")
             export = Export(made[0], scene.name, start, folder, self.place)
-            if bpy.app.background:
+            if is_background():
                 self.wait(export)
             else:
                 current = export
