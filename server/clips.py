@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,23 +20,32 @@ from musev_engine.clip import ControlVideo
 from musev_engine.errors import EngineError
 from musev_engine.inbetween import Inbetween, places
 from musev_engine.models.config import SD15
+from musev_engine.previews import LatentColours, colours_of
 from musev_engine.provenance import xmp_of
 from server import inputs, models
 
+SKETCHED, MAX_SKETCHES = 8, 16  # a preview of each 8th frame, and at most of so many
+SKETCH_SHARE = 0.01  # of the time
 SLOWEST = 1.0  # motion_speed; below it neighbouring frames would get one number (`UNet3D.forward`)
 
 
-def make_clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
+def make_clip(
+    job: str, request: ClipRequest, read_blob: Callable[[str], bytes], previews: bool = True
+) -> Iterator[Message]:
     """The product's engine, see `worker_process`."""
-    make = _pose_pictures if request.result == "poses" else _clip
-    return make(job, request, read_blob)
+    if request.result == "poses":
+        return _pose_pictures(job, request, read_blob)
+    return _clip(job, request, read_blob, previews)
 
 
-def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
+def _clip(
+    job: str, request: ClipRequest, read_blob: Callable[[str], bytes], previews: bool
+) -> Iterator[Message]:
     yield Progress(job, "load", 0, 1)
     loaded = load(request.model)
     if nets := tuple(dict.fromkeys(net_of(each.name) for each in request.controls)):
         loaded = with_controlnets(request.model, loaded.sha256, nets)
+    sketches = Sketches(job, colours_of(loaded.vae)) if previews else None
     yield Progress(job, "load", 1, 1)
     yield Progress(job, "prepare", 0, 1)
     _forget_peak_memory()
@@ -48,9 +59,8 @@ def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> 
             case pipeline.Progress():
                 step, windows = event.step, (event.window, event.num_windows)
                 yield Progress(job, event.phase, step, event.num_steps, None, *windows)
-            case pipeline.Preview():
-                middle = len(event.frames) // 2
-                yield Preview(job, step, event.first + middle, frames.encode_png(event.frames[middle]))
+            case pipeline.Preview() if sketches is not None:
+                yield from sketches.take(step, event)
             case pipeline.Frames():
                 for picture in event.frames:
                     yield from outgoing.take(picture)
@@ -68,6 +78,7 @@ def _clip(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> 
 def _pose_pictures(job: str, request: ClipRequest, read_blob: Callable[[str], bytes]) -> Iterator[Message]:
     """What the pose ControlNet would be shown; no model is loaded."""
     yield Progress(job, "draw", 0, request.num_frames)
+    inputs.check_memory(request)
     still = inputs.still_of(request, read_blob)
     body_only = models.traits(request.model).body_only
     poses = inputs.poses_of(request, read_blob, still, body_only=body_only, device=_device()).get("poses")
@@ -80,6 +91,32 @@ def _pose_pictures(job: str, request: ClipRequest, read_blob: Callable[[str], by
         yield from outgoing.take(drawn)
         yield Progress(job, "draw", number + 1, request.num_frames)
     yield Done(job, request.frames_out, device=_device(), engine_version=models.engine_version())
+
+
+class Sketches:
+    """The previews of some frames of a clip: the middle one and every 8th (of a long clip fewer), after a step. They
+    take no more than `SKETCH_SHARE` of the time: where steps are short, some steps have none.
+
+    clock: gives seconds, as time.monotonic does.
+    """
+
+    def __init__(self, job: str, colours: LatentColours, clock: Callable[[], float] = time.monotonic):
+        self._job, self._colours, self._clock, self._next = job, colours, clock, -math.inf
+
+    def take(self, step: int, event: pipeline.Preview) -> Iterator[Preview]:
+        begun = self._clock()
+        if begun < self._next:
+            return
+        count = len(event.numbers)
+        stride = max(SKETCHED, math.ceil(count / MAX_SKETCHES))
+        chosen = sorted({count // 2, *range(0, count, stride)})
+        made = [
+            Preview(self._job, step, event.numbers[place], frames.encode_png(picture))
+            for place, picture in zip(chosen, self._colours.draw(event.latents[:, chosen]), strict=True)
+        ]
+        ended = self._clock()
+        self._next = ended + (ended - begun) / SKETCH_SHARE
+        yield from made
 
 
 class Outgoing:

@@ -49,8 +49,23 @@ def pictures_of(blobs: tuple[str, ...], what: str, request: ClipRequest, read_bl
 
     Raises ProtocolError, code "bad_pictures", for a damaged or wrong-sized picture and for another number of them.
     """
-    made = np.empty((request.num_frames, request.height, request.width, 3), np.uint8)
-    count = 0
+    return _filled((request.num_frames, request.height, request.width, 3), blobs, what, request, read_blob)
+
+
+def mask_of(request: ClipRequest, read_blob: ReadBlob) -> np.ndarray | None:
+    """uint8 (num_frames, height, width), 255 where the clip is opaque; None without a mask. Raises ProtocolError."""
+    if not request.mask:
+        return None
+    return _filled(
+        (request.num_frames, request.height, request.width), request.mask, "mask", request, read_blob
+    )
+
+
+def _filled(
+    shape: tuple[int, ...], blobs: tuple[str, ...], what: str, request: ClipRequest, read_blob: ReadBlob
+) -> np.ndarray:
+    """Pictures in colour, or, for a shape without channels, in grey."""
+    made, count = np.empty(shape, np.uint8), 0
     for sha256, size, file in _files(blobs, read_blob):
         if count == len(made):
             raise _another_number(what, request, f"more than {count}")
@@ -59,9 +74,8 @@ def pictures_of(blobs: tuple[str, ...], what: str, request: ClipRequest, read_bl
         except ValueError as error:
             remedy = "Generate again, so that the pictures are made anew."
             raise ProtocolError(str(error), sha256, remedy, "bad_pictures") from error
-        made[count] = frames.fit_still(
-            picture, request.width, request.height, resample=Image.Resampling.BILINEAR
-        )
+        fitted = frames.fit_still(picture, request.width, request.height, resample=Image.Resampling.BILINEAR)
+        made[count] = fitted if len(shape) == 4 else np.asarray(Image.fromarray(fitted).convert("L"))
         count += 1
     if count != len(made):
         raise _another_number(what, request, count)
@@ -79,14 +93,6 @@ def _files(blobs: tuple[str, ...], read_blob: ReadBlob) -> Iterator[tuple[str, t
 def _another_number(what: str, request: ClipRequest, count: object) -> ProtocolError:
     message = f"The {what} must have as many pictures as the clip has frames ({request.num_frames})"
     return ProtocolError(message, count, "Generate again for this frame range.", "bad_pictures")
-
-
-def mask_of(request: ClipRequest, read_blob: ReadBlob) -> np.ndarray | None:
-    """uint8 (num_frames, height, width), 255 where the clip is opaque; None without a mask. Raises ProtocolError."""
-    if not request.mask:
-        return None
-    pictures = pictures_of(request.mask, "mask", request, read_blob)
-    return np.stack([np.asarray(Image.fromarray(picture).convert("L")) for picture in pictures])
 
 
 def poses_of(
