@@ -9,8 +9,9 @@ import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev.rig import people, pose
-from bl_ext.user_default.musev.rig.occlusion import Occlusion, behind_own_body, is_see_through
+from bl_ext.user_default.musev.rig.occlusion import Occlusion, behind_own_body, torsos
 from bl_ext.user_default.musev.rig.skeleton import BODY, INDEX
+from bl_ext.user_default.musev.rig.surfaces import is_see_through
 from bodies import box, skin
 from mathutils import Matrix, Vector
 from rigs import RIGIFY_METARIG, camera, figure
@@ -360,3 +361,12 @@ def test_an_instanced_figure_knows_its_own_skin(rig):
 )
 def test_the_skin_over_a_joint_does_not_cover_it(hits, is_behind):
     assert behind_own_body(hits, depth=0.12, margin=0.04) is is_behind
+
+
+def test_a_torso_is_measured_or_taken_from_what_is_there():
+    points = np.zeros((3, 130, 4))
+    for name, place in (("left_shoulder", (0.2, 0, 1.5)), ("right_shoulder", (-0.2, 0, 1.5)),
+                        ("left_hip", (0.1, 0, 0.9)), ("right_hip", (-0.1, 0, 0.9))):  # fmt: skip
+        points[0, INDEX[name]] = (*place, 1)
+    points[1, :2] = (0, 0, 0, 1), (0, 0, 1.8, 1)
+    assert np.allclose(torsos(points), (0.6, 0.6, 0))
