@@ -15,6 +15,13 @@ from pathlib import Path
 from musev_engine.errors import EngineError
 from musev_engine.prompts import NEGATIVE_SETS, fill_template
 
+KEYS = (  # of a task
+    "name", "prompt", "condition_images", "condition_images_index", "refer_image", "ipadapter_image", "face_image",
+    "video_path", "height", "width", "img_length_ratio", "redraw_condition_image", "motion_speed", "w_ind_noise",
+    "img_weight", "negative_prompt", "video_negative_prompt", "style", "sex", "video_is_middle", "video_has_condition",
+    "of",
+)  # fmt: skip
+
 
 def read_tasks(path: str | Path) -> list[dict]:
     """The tasks of a YAML (or CSV) file, `a|b` multiplied out. Relative paths in it are kept: see `find_path`.
@@ -81,6 +88,14 @@ def _multiplied(row: dict) -> list[dict]:
         | {"name": f"{row['name']}_{number}", "of": row["name"]}
         for number, values in enumerate(chosen)
     ]
+
+
+def misspelt(task: dict) -> dict[str, str]:
+    """Keys of a task that nothing reads, though one much like them is known: key -> that one. Others may be there: a
+    prompt's {key}, and whatever MuseV's users keep in their files."""
+    unread = [str(key) for key in task if key not in KEYS and f"{{{key}}}" not in str(task.get("prompt"))]
+    near = {key: difflib.get_close_matches(key.lower(), KEYS, n=1, cutoff=0.8) for key in unread}
+    return {key: found[0] for key, found in near.items() if found}
 
 
 def prompt_of(task: dict) -> str:

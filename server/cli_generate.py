@@ -110,10 +110,13 @@ class _Run:
         """The tasks that can be tried, and the exit status for the others: all that can be known to be wrong is told
         before any model is read."""
         from musev_engine.media import writable
+        from musev_engine.task_files import misspelt
         from musev_engine.tasks import Task
 
         able, worst = [], 0
         for values, folder in self._tasks():
+            for key, near in misspelt(values).items():
+                self._say(f"the task {values['name']} has {key}, which nothing reads: is {near} meant?")
             try:
                 task = Task(dict(values), self.options, folder)
                 task.check(**self._poses(task))

@@ -48,6 +48,14 @@ def test_a_task_file_becomes_clips(here, capsys):
     ]  # fmt: skip
 
 
+def test_a_key_that_is_likely_misspelt_is_told(here, capsys):
+    (here / "tasks.yaml").write_text("- {name: one, prompt: a, condtion_images: still.png}")
+    assert mini("text2video", "-test_data_path=tasks.yaml") == 0
+    assert (
+        "one has condtion_images, which nothing reads: is condition_images meant?" in capsys.readouterr().err
+    )
+
+
 def test_only_the_tasks_that_are_named(here, capsys):
     (here / "tasks.yaml").write_text(TASKS)
     assert (

@@ -9,6 +9,7 @@ import pytest
 
 from musev_engine import registry
 from musev_engine.errors import EngineError
+from musev_engine.prompts import NEGATIVE_SETS
 
 POSES = "control_v11p_sd15_openpose"
 NAMES = Path(__file__).parent / "golden" / "full_size" / "controlnet_names.json"
@@ -66,6 +67,17 @@ def test_a_row_without_a_licence_is_refused():
     with pytest.raises(KeyError, match="licence"):
         registry._model("a", row)
     assert registry._model("a", row | {"licence": "unknown"}).licence is None
+
+
+def test_every_word_of_the_negative_sets_can_be_had():
+    words = {word for each in NEGATIVE_SETS.values() for word in each.embeddings}
+    known = {id: model for id, model in registry.known().items() if model.role == "embedding"}
+    assert words == known.keys()
+    for word, model in known.items():
+        (file,) = model.files
+        assert (
+            Path(file.name).stem == word and model.folder == "embedding"
+        )  # as a prompt says it, where MuseV has it
 
 
 def test_every_repository_pattern_means_some_model():

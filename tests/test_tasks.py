@@ -9,7 +9,7 @@ from musev_engine import tasks
 from musev_engine.errors import EngineError
 from musev_engine.media import write_media
 from musev_engine.prompts import NEGATIVE_SETS
-from musev_engine.task_files import negative_prompt, prompt_of, read_tasks, select
+from musev_engine.task_files import misspelt, negative_prompt, prompt_of, read_tasks, select
 from musev_engine.tasks import Task
 from tests.test_control import pictures
 from tests.test_options import given
@@ -142,6 +142,14 @@ def test_what_is_no_task_file_is_told(text, told, tmp_path):
 def test_what_a_task_says_wrongly_is_told(task, told, tmp_path):
     with pytest.raises(EngineError, match=told):
         Task({"name": "a"} | task, given("text2video"), tmp_path).clip(1)
+
+
+def test_keys_that_are_likely_misspelt_are_found():
+    task = {"name": "a", "prompt": "a {widht} {eyes}", "widht": 1, "eyes": 2, "comment": "mine", "of": "b"}
+    assert misspelt(task) == {}
+    assert misspelt(task | {"condtion_images": "a.png", "Height": 3, "weather": "rain"}) == {
+        "condtion_images": "condition_images", "Height": "height",
+    }  # fmt: skip
 
 
 def test_more_images_than_indices_are_told(example):
