@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from musev_engine.keypoints import NUM_POINTS
 from musev_engine.sampling import GUIDANCE_METHODS, NOISE_TYPES
 from musev_engine.schedulers import SCHEDULERS
 from musev_engine.windows import OVERLAP_WEIGHTS
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SIZE, MAX_FRAMES, MAX_STEPS = 2048, 10_000, 1000  # pixels, frames, steps
 
@@ -323,10 +327,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """What frames `first`… look like so far, uint8 (k, h, w, 3)."""
+    """How far the frames `numbers` have come: the present guess at their clean latents, (c, len(numbers), h, w), which
+    `previews` draws."""
 
-    first: int
-    frames: np.ndarray
+    numbers: tuple[int, ...]
+    latents: "torch.Tensor"
 
 
 @dataclass(frozen=True)

@@ -235,9 +235,7 @@ def _denoise(
             continue
         yield Progress(phase, before + state.step + 1, steps)
         if state.original is not None and state.step + 1 < state.num_steps:
-            middle = len(free) // 2
-            pictures = frames.decode(models.vae, state.original[:, :, middle : middle + 1])
-            yield Preview(max(0, shot.frame_of(free[middle])), frames.to_pixels(next(pictures)))
+            yield Preview(tuple(max(0, shot.frame_of(place)) for place in free), state.original[0])
     return state.latents
 
 

@@ -127,7 +127,7 @@ class App:
         expected = self.estimator.seconds(request, cold)
         self._remaining = Remaining(expected, bool(self.estimator.known(request)))
         await self.announce()
-        async for message in self.worker.run(job, request):
+        async for message in self.worker.run(job, request, self.store.wants_previews(job)):
             if ended:  # the store did not take a frame: the worker's remaining words are not needed
                 continue
             try:

@@ -36,11 +36,11 @@ class Worker:
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def run(self, job: str, request: ClipRequest) -> AsyncIterator[Message]:
+    async def run(self, job: str, request: ClipRequest, previews: bool = True) -> AsyncIterator[Message]:
         """What comes of the job, its one ending last, whatever happens to the process."""
         try:
             process = await self._ready()
-            process.stdin.write(framed(Submit(job, request)))
+            process.stdin.write(framed(Submit(job, request, previews=previews)))
             self._at_work = job
             if self._cancelled == job:  # while the process was starting
                 process.stdin.write(framed(Cancel(job)))

@@ -2,10 +2,10 @@
 
 `python -m server.worker_process ENGINE BLOBS`. It speaks the protocol's own messages over its standard input
 and output: Submit and Cancel come in; Progress, Preview, FrameReady and exactly one ending go out. ENGINE is
-`module:function`; the function is called as `engine(job, request, read_blob)`, with `read_blob(sha256)`
-giving an input's bytes, and yields Progress, Preview and FrameReady and last Done. Between any two of them
-it may be closed. Nothing heavy is imported before the first job, so a worker that cannot work can still say
-why.
+`module:function`; the function is called as `engine(job, request, read_blob, previews)`, with `read_blob(sha256)`
+giving an input's bytes and previews saying whether any are wanted, and yields Progress, Preview and FrameReady and
+last Done. Between any two of them it may be closed. Nothing heavy is imported before the first job, so a worker that
+cannot work can still say why.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from blender_addon.protocol import (
     Submit,
 )
 
-Engine = Callable[[str, ClipRequest, Callable[[str], bytes]], Iterator[Message]]
+Engine = Callable[[str, ClipRequest, Callable[[str], bytes], bool], Iterator[Message]]
 
 FRAMING = struct.Struct("<?I")  # is it text?, length; then the encoded message
 
@@ -76,15 +76,17 @@ def main() -> None:
         try:
             send(clock.timed(Progress(order.job, "load", 0, 1)))  # the first time, torch is imported now
             engine = find_engine(engine_path)
-            make(order.job, order.request, engine, read_blob, send, orders.cancelled, clock)
+            make(order.job, order.request, engine, read_blob, send, orders.cancelled, clock, order.previews)
         except Exception as error:  # the one place where exceptions become messages
             traceback.print_exc()
             send(Failed(order.job, problem_of(error)))
 
 
-def make(job, request, engine: Engine, read_blob, send, cancelled: Callable[[str], bool], clock) -> None:
+def make(
+    job, request, engine: Engine, read_blob, send, cancelled: Callable[[str], bool], clock, previews=True
+) -> None:
     """Make one clip, and send all that comes of it, the ending included. clock: a PhaseClock."""
-    events = engine(job, request, read_blob)
+    events = engine(job, request, read_blob, previews)
     try:
         for event in events:
             if cancelled(job):

@@ -8,9 +8,9 @@ from threading import Event
 from blender_addon.protocol import Done, FrameReady, Preview, Progress
 
 
-def by_prompt(job, request, read_blob):
+def by_prompt(job, request, read_blob, previews):
     """The engine that the prompt names."""
-    return {
+    made = {
         "paint": paint,
         "crash": crash,
         "endless": endless,
@@ -19,6 +19,7 @@ def by_prompt(job, request, read_blob):
         "no memory": no_memory,
         "full disk": full_disk,
     }[request.prompt](job, request, read_blob)
+    return (message for message in made if previews or not isinstance(message, Preview))
 
 
 def paint(job, request, read_blob):
