@@ -101,7 +101,8 @@ OPTIONS: tuple[Option, ...] = (
            "the projection's own way in every case", choices=("ImageClipVisionFeatureExtractor",)),
     Option("--facein_model_cfg_path", "configs/model/facein.py", "FaceIn, which MuseV has no code for",
            "accepted without effect"),
-    Option("--facein_model_name", None, "FaceIn, which MuseV has no code for", "an error that points to FaceID"),
+    Option("--facein_model_name", None, "FaceIn, which MuseV names but has no code for: use FaceID, "
+           "`--ip_adapter_face_model_name IPAdapterFaceID`", "an error that points to FaceID"),
     Option("--ip_adapter_face_model_cfg_path", "configs/model/ip_adapter.py", "where FaceID's file is",
            "the folder IP-Adapter"),
     Option("--ip_adapter_face_model_name", None, "FaceID", f"{MODELS} face_id"),
