@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bpy
 
-from . import stills, strips, takes, timing
+from . import sources, stills, strips, takes, timing
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
@@ -75,18 +75,19 @@ def clip_plan(scene: bpy.types.Scene, settings: MusevSettings) -> timing.Plan:
     return timing.plan(start, end - start, fps, rate, settings.between)
 
 
-def still_bytes(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[bytes, str] | None:
-    """The reference still as PNG bytes, and where it came from; None if none is set. Raises StillError,
-    StripError.
-    """
-    if settings.still_source == "IMAGE":
-        if (image := settings.still_image) is None:
-            return None
-        return stills.from_image(image, settings.width, settings.height), image.name
-    if not settings.still_strip:
+def still_bytes(settings: MusevSettings) -> bytes | None:
+    """The reference still as PNG bytes, where it is an image data-block. Raises StillError."""
+    if settings.still_source != "IMAGE" or settings.still_image is None:
         return None
-    path = strips.still_file(scene, settings.still_strip, scene.frame_current)
-    return stills.from_file(path, settings.width, settings.height), str(path)
+    return stills.from_image(settings.still_image, settings.width, settings.height)
+
+
+def still_capture(scene: bpy.types.Scene, settings: MusevSettings) -> sources.StillCapture | None:
+    """What reads the reference still, where it is what a strip shows. Raises SourceError."""
+    if settings.still_source != "STRIP" or not settings.still_strip:
+        return None
+    size = (settings.width, settings.height)
+    return sources.still_capture(scene, settings.still_strip, scene.frame_current, *size)
 
 
 def pose_capture(
@@ -148,21 +149,28 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
     scene = strips.shown_scene(context)
     settings: MusevSettings = scene.musev
     when = clip_plan(scene, settings)
-    mode, blobs = settings.mode, {}
+    mode, size, blobs = settings.mode, (settings.width, settings.height), {}
     about = {"rates": {"generated": str(when.fps), "timeline": str(when.output_fps)}}
-    still = still_bytes(scene, settings) if mode != "text" else None
-    if still:
-        blobs[blob_sha256(still[0])] = still[0]
-        about["still_source"] = still[1]
+    captures: list[Capture] = []
+    still = None
+    if mode != "text" and (png := still_bytes(settings)):
+        still, about["still_source"] = blob_sha256(png), settings.still_image.name
+        blobs[still] = png
+    elif mode != "text" and (reading := still_capture(scene, settings)):
+        still, about["still_source"] = TO_COME, f"{settings.still_strip}, frame {reading.times[0]:g}"
+        captures.append(reading)
+    if mode == "video":
+        captures += (from_strips := sources.captures(scene, settings.source, when.times, *size))
+        about["source"] = from_strips[0].told()
+        mode = sources.request_mode(settings.source, still is not None)
     request = ClipRequest(
         mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
         width=settings.width, height=settings.height, **when.request,
         num_inference_steps=settings.steps, seed=settings.seed,
         model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
-        still=next(iter(blobs), None), poses=TO_COME if mode == "pose" else None,
+        still=still, poses=TO_COME if mode == "pose" else None, source=(TO_COME,) if mode == "video" else (),
         posealign="auto" if mode == "pose" and settings.posealign else "off",
     )  # fmt: skip
-    captures: list[Capture] = []
     if mode == "pose":
         captures.append(capture := pose_capture(scene, settings, when.times))
         about |= {
@@ -171,8 +179,8 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
             "faces_approximated": [person.name for person in capture.people if person.face_approximated],
         }
     if result == "clip":
-        captures += renders.captures(scene, settings, when.times, settings.width, settings.height)
-    clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or mode)
+        captures += renders.captures(scene, settings, when.times, *size)
+    clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or settings.mode)
     root = takes_root(preferences(context)) if result == "clip" else Path(bpy.app.tempdir) / "musev"
     clip = clip if result == "clip" else f"{clip} {result}"
     return Job(

@@ -22,15 +22,17 @@ from .render.settings import MusevRenderSettings
 from .rig.characters import MusevPerson, is_armature
 from .rig.occlusion import MusevOcclusionSettings
 from .rig.overlay import MusevOverlaySettings
+from .sources import MusevSourceSettings
 
 MODES = (
     ("pose", "Pose to Clip", "A rig's motion drives the clip; the still, if given, says what it looks like"),
     ("still", "Still to Clip", "The still comes to life as the prompt says"),
     ("text", "Text to Clip", "The prompt alone makes the clip"),
+    ("video", "Video to Clip", "What strips show is made anew as the prompt says"),
 )
 STILL_SOURCES = (
     ("IMAGE", "Image", "An image data-block of this file"),
-    ("STRIP", "Image Strip", "What an image strip shows at the current frame"),
+    ("STRIP", "Strip", "What a strip of any kind shows at the current frame"),
 )
 RANGES = (
     ("SCENE", "Scene", "The scene's frame range"),
@@ -109,7 +111,7 @@ class MusevSettings(bpy.types.PropertyGroup):
         name="Still", description="Where the reference still comes from", items=STILL_SOURCES
     )
     still_image: PointerProperty(name="Image", description="The reference still", type=bpy.types.Image)
-    still_strip: StringProperty(name="Strip", description="The image strip with the reference still")
+    still_strip: StringProperty(name="Strip", description="The strip that shows the reference still")
     use_still_frame: BoolProperty(
         name="Still Shows the Rig",
         description="The still was rendered from this rig and camera; tells the engine the pose in it",
@@ -151,6 +153,7 @@ class MusevSettings(bpy.types.PropertyGroup):
         name="In Between", description="What the timeline shows between generated frames", items=BETWEEN
     )
     render: PointerProperty(type=MusevRenderSettings)
+    source: PointerProperty(type=MusevSourceSettings)
     occlusion: PointerProperty(type=MusevOcclusionSettings)
     overlay: PointerProperty(type=MusevOverlaySettings)
     width: number("width", "Width", "Pixels; a multiple of 8")

@@ -42,11 +42,19 @@ USES = (
 )  # fmt: skip
 
 
+_NONE_CHOSEN = {
+    "SELECTED": "0 strips of scene '{}' are selected; select those to start from, or choose a strip by name.",
+    "STRIP": "Scene '{}' shows no strip '{}' in its timeline; choose another.",
+    "": "No strip of scene '{}' is chosen; choose the one to start from.",
+    "ALL": "The sequencer of scene '{}' has 0 strips; add the one to start from.",
+}
+
+
 class SourceError(CaptureError):
     """Strips can't be read: which, why, and what to do about it."""
 
 
-def control_names(settings: SourceSettings, context: bpy.types.Context, text: str) -> list[str]:
+def control_names(settings: MusevSourceSettings, context: bpy.types.Context, text: str) -> list[str]:
     """The controls that the engine can follow (and find, where it is to) and that match what is typed."""
     menus = session.current.engine.client.menus
     if menus is None:
@@ -57,7 +65,7 @@ def control_names(settings: SourceSettings, context: bpy.types.Context, text: st
     return [name for name in names if text.lower() in name.lower()]
 
 
-class SourceSettings(bpy.types.PropertyGroup):
+class MusevSourceSettings(bpy.types.PropertyGroup):
     """Which strips a 'video' clip is made from, and how."""
 
     choice: EnumProperty(name="Source", description="Which strips the clip is made from", items=CHOICES)
@@ -101,19 +109,16 @@ class Choice:
 def chosen(scene: bpy.types.Scene, choice: str, name: str = "") -> Choice:
     """The strips of a choice (of `CHOICES`; name: of the one strip), as they are now. Raises SourceError."""
     level = strips.shown_strips(scene)
-    if not len(level):
-        raise SourceError(f"The sequencer of scene '{scene.name}' has 0 strips; add the one to start from.")
     opened = strips.open_meta(scene)
     meta = opened.name if opened is not None else ""
+    if choice == "STRIP":
+        wanted = [strip for strip in level if strip.name == name]
+    else:
+        wanted = [strip for strip in level if strip.select or choice == "ALL"]
+    if not wanted:
+        raise SourceError(_NONE_CHOSEN[choice if name or choice != "STRIP" else ""].format(scene.name, name))
     if choice == "ALL":
         return Choice(scene.name, None, meta)
-    wanted = [strip for strip in level if (strip.name == name if choice == "STRIP" else strip.select)]
-    if not wanted:
-        raise SourceError(
-            f"Scene '{scene.name}' has no strip '{name}' here; choose one."
-            if choice == "STRIP"
-            else "0 strips are selected; select those to start from, or choose a strip by name."
-        )
     if all(strips.is_sound(strip) for strip in wanted):
         raise SourceError(
             f"'{wanted[0].name}' is a sound strip and shows nothing; choose a strip with pictures."
@@ -203,6 +208,15 @@ class StripCapture:
         if self.control is not None:
             changed["controls"] = (*request.controls, dataclasses.replace(self.control, pictures=names))
         return dataclasses.replace(request, **changed), dict(self._blobs)
+
+    def told(self) -> dict:
+        """What a take says of it."""
+        names = sorted(self.choice.names) if self.choice.names is not None else "all that is shown"
+        return {
+            "strips": names,
+            "strength": self.source_strength,
+            "control": self.control and self.control.name,
+        }
 
     def cancel(self) -> None:
         """Takes away the copy of the scene and the files. A render on its way ends by itself."""
@@ -311,7 +325,7 @@ def read_targa(path: Path) -> np.ndarray:
 
 
 def captures(
-    scene: bpy.types.Scene, settings: SourceSettings, times: tuple[float, ...], width: int, height: int
+    scene: bpy.types.Scene, settings: MusevSourceSettings, times: tuple[float, ...], width: int, height: int
 ) -> list[StripCapture]:
     """What is to be read for a 'video' clip, checked as far as can be now. Raises SourceError and ProtocolError."""
     choice = chosen(scene, settings.choice, settings.strip)
@@ -323,7 +337,7 @@ def captures(
     return [StripCapture(choice, width, height, times, strength, control)]
 
 
-def request_mode(settings: SourceSettings, has_still: bool) -> str:
+def request_mode(settings: MusevSourceSettings, has_still: bool) -> str:
     """The mode of a request whose source these settings are: control pictures are no frames to make anew."""
     return "video" if settings.use != "CONTROL" else "still" if has_still else "text"
 
@@ -339,4 +353,4 @@ def still_capture(scene: bpy.types.Scene, name: str, frame: int, width: int, hei
     return StillCapture(choice, width, height, (float(frame),))
 
 
-register, unregister = bpy.utils.register_classes_factory((SourceSettings,))
+register, unregister = bpy.utils.register_classes_factory((MusevSourceSettings,))

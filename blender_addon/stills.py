@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import bpy
 import numpy as np
@@ -19,17 +18,6 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 class StillError(ValueError):
     """A still can't be read: which one, why, and the remedy."""
-
-
-def from_file(path: Path, width: int, height: int) -> bytes:
-    """A picture file as `from_image` gives it. Raises StillError if Blender can't read it."""
-    if not path.is_file():
-        raise StillError(f"The still {path} is not there; choose another picture.")
-    image = bpy.data.images.load(str(path), check_existing=False)
-    try:
-        return from_image(image, width, height)
-    finally:
-        bpy.data.images.remove(image)
 
 
 def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:

@@ -101,29 +101,6 @@ def is_image(strip) -> bool:
     return strip.type == "IMAGE"
 
 
-def image_strips(scene: bpy.types.Scene) -> Iterable[str]:
-    """The names of the scene's image strips."""
-    return (strip.name for strip in top_strips(scene) if is_image(strip))
-
-
-def still_file(scene: bpy.types.Scene, name: str, frame: int) -> Path:
-    """The file that image strip `name` shows at `frame`, or at its nearest end where `frame` lies outside it.
-
-    Raises StripError if there is no such strip, or if it is not made of image files.
-    """
-    strip = next((strip for strip in top_strips(scene) if strip.name == name), None)
-    if strip is None or not is_image(strip):
-        have = ", ".join(image_strips(scene)) or "none"
-        raise StripError(
-            f"Scene '{scene.name}' has no image strip '{name}' (it has: {have}); choose another still."
-        )
-    start, end = span(strip)
-    element = strip.strip_elem_from_frame(min(max(frame, start), end - 1))
-    if element is None:
-        raise StripError(f"Image strip '{name}' has no file at frame {frame}; choose another still.")
-    return Path(bpy.path.abspath(strip.directory)) / element.filename
-
-
 def draw_strip_search(layout: bpy.types.UILayout, owner, prop: str, scene: bpy.types.Scene) -> None:
     """A search field over the scene's strips, whose names its collection holds."""
     collection = "strips" if hasattr(scene.sequence_editor, "strips") else "sequences"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import session, strips, ui
+from bl_ext.user_default.musev import session, source_panel, strips, ui
 from bl_ext.user_default.musev.engine_link import EngineState
 from bl_ext.user_default.musev.jobs import Job, JobState
 from bl_ext.user_default.musev.protocol import ClipRequest
 from conftest import MODULE, ROOT, USER
+from montage import Montage
 
 
 def test_the_zip_holds_the_extension_and_nothing_else():
@@ -130,6 +131,24 @@ def test_the_clip_panel_asks_for_what_the_mode_needs(empty_scene):
     settings.mode = "text"
     drawn = draw(ui.MUSEV_PT_clip)
     assert not {"armature", "camera", "still_strip", "still_image"} & set(drawn) and "musev.generate" in drawn
+
+
+def test_the_source_panel_tells_what_would_be_read(empty_scene, tmp_path):
+    settings, timeline = empty_scene.musev, Montage(empty_scene, tmp_path)
+    assert not source_panel.MUSEV_PT_source.poll(bpy.context)
+    settings.mode = "video"
+    assert source_panel.MUSEV_PT_source.poll(bpy.context)
+    assert "0 strips of scene" in " ".join(draw(source_panel.MUSEV_PT_source))
+    timeline.image(count=6).select = True
+    drawn = draw(source_panel.MUSEV_PT_source)
+    assert {"choice", "use", "strength"} <= set(drawn) and not {"strip", "control"} & set(drawn)
+    told = " ".join(drawn)
+    assert "Reads picture" in told and "2 of 8 frames show nothing: black is sent" in told
+    settings.source.use, settings.source.choice = "CONTROL", "STRIP"
+    drawn = draw(source_panel.MUSEV_PT_source)
+    assert {"strip", "control", "control_scale"} <= set(drawn) and "strength" not in drawn
+    settings.source.strip = "picture"
+    assert "Reads picture" in " ".join(draw(source_panel.MUSEV_PT_source))
 
 
 def test_the_engine_panel_offers_what_can_be_done(empty_scene, monkeypatch):

@@ -7,13 +7,15 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import session, strips, takes
+from bl_ext.user_default.musev import session, stills, strips, takes
 from bl_ext.user_default.musev.engine_link import EngineState
 from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.protocol import Pictures
 from bl_ext.user_default.musev.rig import people as rig_people
 from bl_ext.user_default.musev.rig import pose
 from conftest import pump
 from fake_engine import colour
+from montage import Montage
 from rigs import RIGIFY_METARIG, camera, figure
 
 
@@ -126,13 +128,63 @@ def test_a_clip_beside_a_saved_file_is_found_relative_to_it(engine, shot, tmp_pa
     assert second.take.name == "take_002" and len(all_strips()) == 2
 
 
-def test_a_still_can_come_from_an_image_strip(engine, shot):
+def test_a_still_can_be_what_a_strip_shows(engine, shot):
     current = engine()
     first = finish(generate(current))
     shot.still_source, shot.still_strip = "STRIP", first.strip
+    assert bpy.context.scene.frame_current == 9
     second = finish(generate(current))
+    assert second.state is JobState.DONE, second.problem
     told = takes.read_sidecar(second.take)
-    assert told["inputs"]["still_source"] == str(takes.frame_file(first.take, 9 - 5))
+    assert told["inputs"]["still_source"] == f"{first.strip}, frame 9"
+    assert told["inputs"]["still"] == second.request.still != "0" * 64
+    assert [scene.name for scene in bpy.data.scenes] == ["Scene"]
+
+
+@pytest.mark.parametrize(
+    ("use", "still", "mode", "controls"),
+    [
+        ("FRAMES", True, "video", []),
+        ("DETECT", False, "video", [("depth", True)]),
+        ("CONTROL", True, "still", [("depth", False)]),
+        ("CONTROL", False, "text", [("depth", False)]),
+    ],
+)
+def test_strips_become_a_video_clips_source_or_its_control(engine, shot, use, still, mode, controls):
+    current = engine("wait")
+    scene = bpy.context.scene
+    timeline = Montage(scene, Path(bpy.app.tempdir))
+    scene.frame_start, scene.frame_end = 2, 5
+    timeline.image().select = True
+    shot.mode, shot.armature, shot.prompt = "video", None, "snow"
+    shot.still_image = shot.still_image if still else None
+    shot.source.use, shot.source.strength, shot.source.control_scale = use, 0.25, 0.5
+    job = generate(current)
+    pump(lambda: job.have)
+    request = job.request
+    assert (request.mode, bool(request.still)) == (mode, still) and set(request.blobs) == set(job.blobs)
+    assert [(control.name, control.detect) for control in request.controls] == controls
+    (name,) = request.source or request.controls[0].pictures
+    sent = list(Pictures.from_bytes(job.blobs[name]).files)
+    assert [stills.png_size(png) for png in sent] == [(64, 64)] * 4 and len(set(sent)) == 4
+    assert not request.source or request.source_strength == 0.25
+    assert all(control.scale == 0.5 and control.pictures == (name,) for control in request.controls)
+    assert job.about["source"]["strips"] == ["picture"]
+    assert [scene.name for scene in bpy.data.scenes] == ["Scene"]
+
+
+def test_cancelling_while_strips_are_read_leaves_nothing(engine, shot):
+    current = engine()
+    timeline = Montage(bpy.context.scene, Path(bpy.app.tempdir))
+    timeline.image(count=60).select = True
+    bpy.context.scene.frame_end = 60
+    shot.mode = "video"
+    job = generate(current)
+    pump(lambda: job.step >= 2)
+    assert job.phase == "reading strips" and job.num_steps == 61 and len(bpy.data.scenes) == 2
+    current.cancel(job.id)
+    assert job.state is JobState.CANCELLED and not job.take.exists()
+    assert [scene.name for scene in bpy.data.scenes] == ["Scene"]
 
 
 def test_ranges(engine, shot):
@@ -284,6 +336,10 @@ def no_strip(settings):
     settings.still_source, settings.still_strip = "STRIP", "Nobody"
 
 
+def no_source(settings):
+    settings.mode = "video"
+
+
 def no_folder(settings):
     bpy.context.preferences.addons["bl_ext.user_default.musev"].preferences.output_folder = ""
 
@@ -303,7 +359,8 @@ def too_long(settings):
         (no_still, "Choose a reference still."),
         (no_selection, "0 strips are selected"),
         (no_preview, "The preview range is off"),
-        (no_strip, "has no image strip 'Nobody' (it has: none)"),
+        (no_source, "0 strips of scene 'Scene' are selected; select those to start from"),
+        (no_strip, "shows no strip 'Nobody' in its timeline"),
         (no_folder, "The .blend is not saved"),
         (too_long, "num_frames must be from 1 to 10000 (got 19996)"),
     ],

@@ -298,13 +298,15 @@ def test_sound_is_left_alone_and_is_no_source(timeline, sound):
 
 
 def test_nothing_to_choose_is_told(timeline):
-    with pytest.raises(sources.SourceError, match="has 0 strips; add the one"):
-        capture(timeline)
+    def refused(words, *given):
+        with pytest.raises(sources.SourceError, match=words):
+            capture(timeline, FRAMES, *given)
+
+    refused("scene 'Scene' has 0 strips; add the one", "ALL")
     timeline.image().select = False
-    with pytest.raises(sources.SourceError, match="0 strips are selected; select those"):
-        capture(timeline)
-    with pytest.raises(sources.SourceError, match="has no strip 'Nobody' here"):
-        capture(timeline, choice="STRIP", name="Nobody")
+    refused("0 strips of scene 'Scene' are selected; select those")
+    refused("Scene 'Scene' shows no strip 'Nobody' in its timeline", "STRIP", "Nobody")
+    refused("No strip of scene 'Scene' is chosen", "STRIP")
 
 
 def test_missing_media_are_named_before_anything_is_rendered(timeline):

@@ -68,22 +68,6 @@ def test_the_selected_range_spans_all_selected_strips(empty_scene, pictures):
     assert strips.selected_span(empty_scene) == (10, 35)
 
 
-def test_a_still_is_read_where_the_strip_shows_it(empty_scene, pictures):
-    strip = strips.place_images(empty_scene, "clip", pictures, 10)
-    shown = {frame: strips.still_file(empty_scene, strip.name, frame) for frame in (3, 10, 12, 14, 99)}
-    assert shown == dict(zip(shown, (pictures[k] for k in (0, 0, 2, 4, 4)), strict=True))
-
-
-def test_only_image_strips_give_stills(empty_scene, pictures):
-    strips.place_images(empty_scene, "clip", pictures, 10)
-    other = bpy.data.scenes.new("Other")
-    strips.top_strips(empty_scene).new_scene(name="scene strip", scene=other, channel=5, frame_start=1)
-    with pytest.raises(strips.StripError, match=r"no image strip 'scene strip' \(it has: clip\)"):
-        strips.still_file(empty_scene, "scene strip", 1)
-    with pytest.raises(strips.StripError, match=r"Scene 'Other' has no image strip 'clip' \(it has: none\)"):
-        strips.still_file(other, "clip", 1)
-
-
 def test_the_sequencer_shows_what_the_files_hold(empty_scene, pictures, tmp_path):
     strips.place_images(empty_scene, "clip", pictures, 1)
     render = empty_scene.render
