@@ -17,7 +17,7 @@ from gpu_extras.batch import batch_for_shader
 from mathutils import Vector
 
 from ..captures import CaptureError
-from .camera import cut, find_camera, picture_matrix
+from .camera import cut, find_camera
 from .cast import Cast, cast
 from .drawing import Shapes, shapes
 from .maps import MapError
@@ -113,18 +113,20 @@ def draw_view(context: bpy.types.Context, shown: Cast, occlusion: Occlusion, opa
     area = (region.width, region.height)
     matrix = np.array(view.perspective_matrix)
     points = region_points(world, matrix, *area)
+    seen_by = np.stack([matrix[0], matrix[1], -np.array(view.view_matrix)[2], matrix[3]])
+    light = occlusion.of_faces(world, seen_by)
     camera = find_camera(scene, shown.camera)
     looked_through = context.space_data.camera if context.space_data.use_local_camera else scene.camera
     if view.view_perspective == "CAMERA" and looked_through == camera:
         size = (shown.width, shown.height)
         corners = frame_corners(scene, camera.evaluated_get(depsgraph), matrix, area, size)
         zoom = float(np.linalg.norm(corners[1] - corners[0])) / shown.width
-        of_faces = occlusion.of_faces(world, picture_matrix(scene, depsgraph, shown.camera, *size))
         covered = occlusion.visible(scene, depsgraph, shown.people, world, shown.camera, *size)
-        points[..., 2] *= np.minimum(of_faces, covered)
+        light = np.minimum(light, covered)
         _draw_frame(corners)
     else:
-        size, zoom = area, 1.0
+        size, zoom = (512, 512), context.preferences.system.ui_scale
+    points[..., 2] *= light
     _draw_shapes(zoomed_shapes(points, size, zoom), opacity)
 
 

@@ -8,6 +8,7 @@ import math
 import bpy
 import numpy as np
 import pytest
+from bl_ext.user_default.musev import gather
 from bl_ext.user_default.musev.rig import people, pose
 from bl_ext.user_default.musev.rig.occlusion import Occlusion, behind_own_body, torsos
 from bl_ext.user_default.musev.rig.skeleton import BODY, INDEX
@@ -315,9 +316,14 @@ def test_a_face_that_looks_away_is_left_out(rig, lens, angle, away):
     assert np.array_equal(by_choice["face"][..., :2], by_choice["keep"][..., :2])
 
 
-def test_faces_that_look_away_are_left_out_by_default(empty_scene):
-    assert empty_scene.musev.occlusion.chosen() == Occlusion("face", "keep")
+def test_faces_that_look_away_are_left_out_by_default_and_clips_follow_the_settings(rig):
+    scene = bpy.context.scene
+    settings = scene.musev
+    settings.armature = rig
+    assert gather.pose_capture(scene, settings, (1.0,)).occlusion == Occlusion("face", "keep")
     assert not Occlusion("face").needed
+    settings.occlusion.own, settings.occlusion.others = "dim", "hide"
+    assert gather.pose_capture(scene, settings, (1.0,)).occlusion == Occlusion("dim", "hide")
 
 
 def test_an_instanced_figure_knows_its_own_skin(rig):
