@@ -18,6 +18,7 @@ from .captures import CaptureError
 MARK = "musev_copy"  # custom property of every data-block that is ours
 BLOCKS = ("scenes", "objects", "cameras", "materials", "node_groups", "actions")
 _live: set[str] = set()
+_undos = 0  # undos, redos and opened files so far
 
 
 @dataclass
@@ -30,11 +31,18 @@ class SceneCopy:
     setup: Callable[[bpy.types.Scene, SceneCopy], None]
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     _had_result: bool = True
+    _undos: int = 0
 
     @property
     def found(self) -> bpy.types.Scene | None:
         """The copy, where there is one (still)."""
         return next((scene for scene in bpy.data.scenes if scene.get(MARK) == self.token), None)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether what `render` last made is to be made again: an undo ends Blender's renders, and its file may be
+        there and wrong."""
+        return self.found is None or self._undos != _undos
 
     def get(self) -> bpy.types.Scene:
         """The copy, made where there is none. Raises CaptureError where the original is gone."""
@@ -70,6 +78,7 @@ class SceneCopy:
         while the artist works on. Raises CaptureError.
         """
         copy = self.get()
+        self._undos = _undos
         copy.render.filepath = str(path)
         path.unlink(missing_ok=True)
         in_job = not bpy.app.background and len(bpy.context.window_manager.windows) > 0
@@ -145,6 +154,8 @@ def _kept_preferences() -> Iterator[bpy.types.Preferences]:
 
 @bpy.app.handlers.persistent
 def _swept(*_) -> None:
+    global _undos
+    _undos += 1
     if not bpy.app.is_job_running("RENDER"):
         sweep()
 

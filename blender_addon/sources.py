@@ -254,8 +254,9 @@ class StripCapture:
             yield True
 
     def _render(self, frame: int) -> Iterator[bool]:
-        """Until frame.tga is there. An undo stops Blender's renders and takes the copy away: once more, then."""
+        """Until frame.tga is there; once more where an undo came between."""
         path = self._folder / "frame.tga"
+        path.unlink(missing_ok=True)
         while not path.exists():
             while bpy.app.is_job_running("RENDER"):
                 yield False
@@ -264,7 +265,9 @@ class StripCapture:
                 yield False
                 while bpy.app.is_job_running("RENDER"):
                     yield False
-            if not path.exists() and self._copy.found is not None:
+            if self._copy.disturbed:
+                path.unlink(missing_ok=True)
+            elif not path.exists():
                 raise SourceError(
                     f"The render of the strips was stopped at frame {frame} (Esc does that); generate again."
                 )

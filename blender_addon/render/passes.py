@@ -202,6 +202,9 @@ class RenderCapture:
         elif bpy.app.is_job_running("RENDER"):
             return None
         self._rendering = False
+        if self._stages[stage].disturbed:
+            path.unlink(missing_ok=True)
+            return None
         if not path.exists():
             raise RenderError(
                 f"The render of frame {self.times[self.done % len(self.times)]:g} of scene '{self.scene}' was "

@@ -59,6 +59,11 @@ class Stage:
         """Has a data-block of ours removed with the copy."""
         return self._copy.mark(block)
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether an undo came between, so that what was rendered last is to be rendered again."""
+        return self._copy.disturbed
+
     def material(self) -> bpy.types.Material:
         """The stage's own material for everything, so that no texture is read and no shader is compiled."""
         found = next((each for each in bpy.data.materials if each.get(MARK) == self._copy.token), None)

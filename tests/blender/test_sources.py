@@ -395,6 +395,19 @@ def test_the_undo_stack_is_the_artists_own_and_undoing_meanwhile_does_no_harm(ti
     assert [scene.name for scene in bpy.data.scenes] == ["Scene"]
 
 
+def test_a_render_that_an_undo_came_into_is_not_trusted(timeline, tmp_path):
+    timeline.image()
+    bpy.ops.ed.undo_push(message="before")
+    bpy.ops.ed.undo_push(message="after")
+    copy = scene_copy.SceneCopy("Scene", lambda scene, _: None)
+    copy.get()
+    assert copy.render(tmp_path / "frame.png") and not copy.disturbed
+    bpy.ops.ed.undo()
+    assert copy.disturbed and copy.found is None
+    assert copy.render(tmp_path / "frame.png") and not copy.disturbed
+    copy.remove()
+
+
 def test_a_file_saved_meanwhile_holds_nothing_of_it(timeline, tmp_path):
     select(timeline, timeline.image())
     reading = capture(timeline)
