@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bpy
 
-from . import sources, stills, strips, takes, timing
+from . import session, sources, stills, strips, takes, timing
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
@@ -128,6 +128,19 @@ def told(people: Sequence[Person]) -> list[dict]:
     ]  # fmt: skip
 
 
+def check_controls(rendered: Sequence[renders.RenderCapture], read: Sequence[sources.StripCapture]) -> None:
+    """Whether the clip can follow these pictures, asked before any is made. Raises SettingsError."""
+    menus = session.current.engine.client.menus
+    wanted = [control for each in rendered for control in each.wanted.controls]
+    wanted += [each.control for each in read if each.control is not None]
+    for control in wanted if menus is not None else ():
+        if control.name not in menus.controls:
+            raise SettingsError(
+                f"The engine has no ControlNet for '{control.name}' (it has: {', '.join(menus.controls) or 'none'}); "
+                "turn it off, or download its ControlNet: 'musev doctor' names it."
+            )
+
+
 def takes_root(prefs: MusevPreferences) -> Path:
     """The folder that clips go to. Raises SettingsError while there is none."""
     if bpy.data.filepath:
@@ -159,9 +172,12 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
     elif mode != "text" and (reading := still_capture(scene, settings)):
         still, about["still_source"] = TO_COME, f"{settings.still_strip}, frame {reading.times[0]:g}"
         captures.append(reading)
+    rendered = renders.captures(scene, settings, when.times, *size) if result == "clip" else []
+    read = sources.captures(scene, settings.source, when.times, *size) if mode == "video" else []
+    check_controls(rendered, read)
     if mode == "video":
-        captures += (from_strips := sources.captures(scene, settings.source, when.times, *size))
-        about["source"] = from_strips[0].told()
+        captures += read
+        about["source"] = read[0].told()
         mode = sources.request_mode(settings.source, still is not None)
     request = ClipRequest(
         mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
@@ -178,8 +194,7 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
             "camera": capture.camera,  # null: the scene's own, as its markers switch it
             "faces_approximated": [person.name for person in capture.people if person.face_approximated],
         }
-    if result == "clip":
-        captures += renders.captures(scene, settings, when.times, *size)
+    captures += rendered
     clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or settings.mode)
     root = takes_root(preferences(context)) if result == "clip" else Path(bpy.app.tempdir) / "musev"
     clip = clip if result == "clip" else f"{clip} {result}"

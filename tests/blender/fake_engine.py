@@ -55,7 +55,7 @@ class FakeEngine:
         menus = p.Menus(
             window_schedules=schedules,
             predictors=predictors,
-            controls=("depth", "normal_bae"),
+            controls=("depth", "normal_bae", "lineart"),
             left_out=left_out,
         )
         await connection.send(p.encode(menus))
