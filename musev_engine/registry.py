@@ -192,7 +192,8 @@ def verify(id: str) -> dict[str, str]:
 def _verdict(file: ModelFile, path: Path | None, kept: Mapping[str, str]) -> str:
     if path is None:
         return "missing"
-    as_known = path.name == Path(file.name).name and file.sources[0].endswith(path.suffix)
+    # what was copied here by hand under the plain name may well be the model in full precision
+    as_known = path.name == Path(file.sources[0]).name
     if str(path) not in kept and as_known and file.size not in (None, path.stat().st_size):
         return f"{path} has {path.stat().st_size:,} bytes instead of {file.size:,}"
     wanted = kept.get(str(path)) or (file.sha256 if as_known else None)

@@ -80,6 +80,17 @@ def test_every_word_of_the_negative_sets_can_be_had():
         )  # as a prompt says it, where MuseV has it
 
 
+def test_a_copy_in_full_precision_is_not_taken_for_a_damaged_one_in_half(folder):
+    put(folder, "stable-diffusion-v1-5")  # under the plain names; what is known is of the fp16 files
+    verdicts = registry.verify("stable-diffusion-v1-5")
+    assert verdicts["unet/diffusion_pytorch_model.safetensors"] == "not known"
+    put(folder, "lcm-lora-sdv1-5")
+    assert (
+        "bytes instead of 134,621,556"
+        in registry.verify("lcm-lora-sdv1-5")["pytorch_lora_weights.safetensors"]
+    )
+
+
 def test_every_repository_pattern_means_some_model():
     repositories = {model.repository for model in registry.known().values()}
     for pattern in registry._read()["repositories"]:
