@@ -61,11 +61,11 @@ class Task:
         more: dict = {"motion_speed": get("motion_speed", float)}
         if path is not None:
             names = self._follows(path)
-            more |= (
-                {"shots": shot_lengths(options.time_size, options.n_batch, given_frames=0)}
-                if checked
-                else self._following(path, names, begin, width, height)
-            )
+            if checked:
+                before = len(self._before(begin))
+                more["shots"] = shot_lengths(options.time_size, options.n_batch, given_frames=before)
+            else:
+                more |= self._following(path, names, begin, width, height)
             more |= {"guess_mode": options.guess_mode, "video_strength": options.video_strength}
             if not self._told("motion_speed"):
                 more["motion_speed"] = float(options.sample_rate)
@@ -237,6 +237,10 @@ class Task:
         video_size(path)
         return names
 
+    def _before(self, begin: list[np.ndarray]) -> list[np.ndarray]:
+        """The condition image, where it comes before the video."""
+        return [] if self._get("video_has_condition", bool) else begin[:1]
+
     def _spans(self, names: list[str]) -> list[list[float]]:
         """Scale, start and end of each control."""
         spans = []
@@ -264,7 +268,7 @@ class Task:
         ]
         video = np.concatenate(clips)
         is_middle = self._get("video_is_middle", bool)
-        before = begin[:1] if not self._get("video_has_condition", bool) else []
+        before = self._before(begin)
         device = device_of(options.device)
         still = fit_still(before[0], width, height, options.compat) if before else None
         controls = []

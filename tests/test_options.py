@@ -177,6 +177,26 @@ def test_an_option_reaches_the_clip(key, files):
         assert value is None or not holds(Task(plain, given("text2video")).clip(1), path, wanted)
 
 
+def test_what_can_be_made_passes_the_check(files):
+    """The last frame of a clip that begins with the condition image, before the video's."""
+    argv = [
+        "--time_size=4",
+        "--video_path",
+        files["video"],
+        "--controlnet_name=tile",
+        "--video_has_condition",
+    ]
+    told = {"name": "a", "prompt": "", "condition_images": [files["still"], files["other"]]}
+    for last in (4, 5):
+        task = Task(told | {"condition_images_index": [0, last]}, given("video2video", *argv))
+        for make in (task.check, lambda task=task: task.clip(1)):
+            if last == 4:
+                make()
+            else:
+                with pytest.raises(EngineError, match="A condition image is outside the clip"):
+                    make()
+
+
 def test_each_control_has_a_weight_and_steps_of_its_own(files):
     told = [
         "--controlnet_name=canny,tile",
