@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from musev_engine.frames import encode, to_pixels
 
-NUM_PICTURES, SIDE = 6, 128  # that a VAE is fitted with
+NUM_PICTURES, SIDE = 6, 64  # that a VAE is fitted with
 SOFTNESS = (2, 3, 4, 6, 8, 12)  # random colours along a side of each of them
 RIDGE = 1e-6  # keeps what doubled or dead channels weigh small
 ENLARGED = 2  # pixels of a preview along a latent's side

@@ -28,7 +28,7 @@ from blender_addon.protocol import (
     Remedy,
 )
 from server.doctor import memory
-from server.measures import Measures, Work, cost_of
+from server.measures import Measures, Work, cost_of, fitted
 
 MEMORY = "memory"  # kept beside the phases
 NET_SHARE = 0.4  # of a prediction's cost that a ControlNet adds: it is the UNet's encoder half
@@ -106,6 +106,7 @@ class Estimator:
 
     def __init__(self, measures: Measures):
         self._measures = measures
+        self._costs: dict[tuple[str, str], Work] = {}  # of a model and phase, until more is learned
 
     def device(self) -> str:
         """Where clips are made, as far as one knows without torch."""
@@ -127,15 +128,18 @@ class Estimator:
         return 0.0 if work is None else self._cost(request, MEMORY, work)
 
     def _cost(self, request: ClipRequest, phase: str, work: Work) -> float:
-        device = self.device()
-        name = "mini" if request.model == "mini" else ""
-        prior = PRIORS[name, "cuda" if device == "cuda" else "cpu"]
-        costs = getattr(prior, "step" if phase in ("denoise", "first frame") else phase)
-        measured = self._measures.of(request.model, device, phase)
-        return cost_of(work, costs, measured, one_scale=phase != MEMORY)
+        key = (request.model, phase)
+        if key not in self._costs:
+            device = self.device()
+            prior = PRIORS["mini" if request.model == "mini" else "", "cuda" if device == "cuda" else "cpu"]
+            guessed = getattr(prior, "step" if phase in ("denoise", "first frame") else phase)
+            measured = self._measures.of(request.model, device, phase)
+            self._costs[key] = fitted(guessed, measured, one_scale=phase != MEMORY)
+        return cost_of(work, self._costs[key])
 
     def learn(self, request: ClipRequest, done: Done, cold: bool) -> None:
         """Take in what a finished clip took. Raises sqlite3.Error."""
+        self._costs.clear()
         work, device = work_of(request), done.device.partition(":")[0]
         took = {time.phase: time.seconds for time in done.phases}
         took[MEMORY] = (done.peak_memory_mb if done.gpu_memory_mb is None else done.gpu_memory_mb) or 0.0

@@ -64,11 +64,9 @@ class Measures:
         return row[0] if row else ""
 
 
-def cost_of(
-    work: Work, prior: Work, measured: Sequence[tuple[Work, float]], *, one_scale: bool = True
-) -> float:
-    """What this work costs, by what such work has cost; see `fitted`."""
-    return _dot(work, fitted(prior, measured, one_scale=one_scale))
+def cost_of(work: Work, costs: Work) -> float:
+    """What this work costs, at so much for one of each sum."""
+    return sum(a * b for a, b in zip(work, costs, strict=True))
 
 
 def fitted(prior: Work, measured: Sequence[tuple[Work, float]], *, one_scale: bool = True) -> Work:
@@ -77,10 +75,10 @@ def fitted(prior: Work, measured: Sequence[tuple[Work, float]], *, one_scale: bo
     First the whole prior is scaled to them, if it has one_scale, as times have: a faster machine is faster at all.
     Then each cost is free to leave it (ridge regression, Hoerl and Kennard 1970), as far as the measured ones say.
     """
-    measured = [(work, cost) for work, cost in measured if cost > 0 and _dot(work, prior) > 0]
+    measured = [(work, cost) for work, cost in measured if cost > 0 and cost_of(work, prior) > 0]
     if not measured:
         return prior
-    scale = median(cost / _dot(work, prior) for work, cost in measured) if one_scale else 1.0
+    scale = median(cost / cost_of(work, prior) for work, cost in measured) if one_scale else 1.0
     scaled = tuple(scale * each for each in prior)
     shares = [
         [part * each / cost for part, each in zip(work, scaled, strict=True)] for work, cost in measured
@@ -115,7 +113,3 @@ def _solved(rows: list[list[float]], sides: list[float]) -> list[float]:
         known = sum(a * b for a, b in zip(rows[i][i + 1 : -1], found, strict=True))
         found.insert(0, (rows[i][-1] - known) / rows[i][i])
     return found
-
-
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True))

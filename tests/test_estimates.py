@@ -111,8 +111,8 @@ def test_costs_are_never_negative_and_one_clip_scales_the_prior():
     assert fitted((1.0, 2.0), [((3.0, 1.0), 10.0)]) == pytest.approx((2.0, 4.0))
     shrinking = [((1.0, float(work)), 10.0 / work) for work in (1, 2, 5, 10)]
     assert min(fitted((1.0, 1.0), shrinking)) == 0.0
-    assert cost_of((1.0, 100.0), (1.0, 1.0), shrinking) > 0
-    assert cost_of((0.0,), (1.0,), [((0.0,), 1.0)]) == 0.0  # what no work was done for says nothing
+    assert cost_of((1.0, 100.0), fitted((1.0, 1.0), shrinking)) > 0
+    assert fitted((1.0,), [((0.0,), 1.0)]) == (1.0,)  # what no work was done for says nothing
 
 
 def test_old_clips_fade_and_are_forgotten(measures):
@@ -122,7 +122,7 @@ def test_old_clips_fade_and_are_forgotten(measures):
     assert measures.of("mini", "cpu", "load") == [((1.0,), 10.0)] * KEPT
     assert measures.of("mini", "cuda", "load") == [((1.0,), 3.0)] and measures.last_device() == "cuda"
     changed = [((1.0,), 100.0)] * 10 + [((1.0,), 10.0)] * 10
-    assert cost_of((1.0,), (1.0,), changed) < 55.0
+    assert fitted((1.0,), changed)[0] < 55.0
 
 
 def test_the_work_grows_with_what_is_asked_for():
