@@ -310,7 +310,7 @@ class StillCapture(StripCapture):
 
 
 def read_targa(path: Path) -> np.ndarray:
-    """(h, w, 3) float32 levels, the first row on top, of a picture that Blender wrote; the file is then removed.
+    """(h, w, 3) uint8, the first row on top, of a picture that Blender wrote; the file is then removed.
 
     Raises SourceError if it is not whole.
     """
@@ -321,7 +321,7 @@ def read_targa(path: Path) -> np.ndarray:
     if not width * height or raw.size < end or raw[2] != 2 or raw[16] != 24:
         raise SourceError(f"Blender wrote no whole picture to {path} ({raw.size} bytes); is the disk full?")
     pixels = raw[TARGA_HEADER:end].reshape(height, width, 3)
-    return pixels[::-1, :, ::-1].astype(np.float32)
+    return pixels[::-1, :, ::-1]
 
 
 # --- from the settings ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Reads pixels out of an image data-block without changing it, so what is painted 
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -60,34 +61,45 @@ def srgb(linear: np.ndarray) -> np.ndarray:
 
 
 def cover(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(h, w, c) scaled to cover (height, width, c), the middle kept; averages the area under a new pixel."""
+    """(h, w, c) scaled to cover (height, width, c) float32, the middle kept; averages the area under a new pixel."""
     rows, columns = pixels.shape[:2]
+    if (rows, columns) == (height, width):
+        return pixels.astype(np.float32)
     scale = min(columns / width, rows / height)  # old pixels a new one
-    # Whole-number steps first: they are cheap, and leave little to the exact part.
-    if (block := int(scale)) > 1:
-        rows, columns = rows // block * block, columns // block * block
-        pixels = (
-            pixels[:rows, :columns]
-            .reshape(rows // block, block, columns // block, block, -1)
-            .mean(axis=(1, 3))
-        )
-        rows, columns = pixels.shape[:2]
-        scale = min(columns / width, rows / height)
-    vertical = _weights(rows, height, (rows - height * scale) / 2, scale)
-    horizontal = _weights(columns, width, (columns - width * scale) / 2, scale)
-    return np.einsum(
-        "ow,hwc->hoc", horizontal, np.einsum("oh,hwc->owc", vertical, pixels, optimize=True), optimize=True
-    )
+    block = max(1, int(scale))  # whole-number steps first: they are cheap, and leave little to the exact part
+    used_rows, top = _used(rows, height, scale, block)
+    used_columns, left = _used(columns, width, scale, block)
+    pixels = pixels[used_rows, used_columns].astype(np.float32)
+    if block > 1:
+        pixels = sum(pixels[i::block, j::block] for i in range(block) for j in range(block)) / block**2
+    tall = _resample(pixels, height, top, scale / block)
+    return _resample(tall.transpose(1, 0, 2), width, left, scale / block).transpose(1, 0, 2)
 
 
-def _weights(old: int, new: int, start: float, scale: float) -> np.ndarray:
-    """(new, old) float32, rows sum to 1: a triangle as wide as a new pixel, and never narrower than an old
-    one.
-    """
-    centres = start + (np.arange(new)[:, None] + 0.5) * scale
-    distance = np.abs(np.arange(old)[None, :] + 0.5 - centres) / max(scale, 1.0)
-    weights = np.maximum(0.0, 1.0 - distance)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+def _used(old: int, new: int, scale: float, block: int) -> tuple[slice, float]:
+    """Which of `old` lines the middle `new * scale` lie in, whole blocks with one to spare on both sides, and where
+    in these blocks the first new line begins."""
+    start = (old - new * scale) / 2
+    first = max(0, int(start) - block)
+    blocks = min((old - first) // block, math.ceil((start + new * scale - first) / block) + 1)
+    return slice(first, first + blocks * block), (start - first) / block
+
+
+def _resample(lines: np.ndarray, new: int, start: float, scale: float) -> np.ndarray:
+    """(n, m, c) float32 -> (new, m, c): each new line is a triangle of old ones, as wide as itself and never narrower
+    than an old one; the first begins at `start`, each is `scale` old ones wide."""
+    old, reach = len(lines), max(scale, 1.0)
+    centres = (start + (np.arange(new) + 0.5) * scale)[:, None]
+    at = np.floor(centres - reach).astype(int) + np.arange(
+        math.ceil(2 * reach) + 1
+    )  # the few that count: (new, k)
+    weights = np.maximum(0.0, 1.0 - np.abs(at + 0.5 - centres) / reach) * ((at >= 0) & (at < old))
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    flat = np.ascontiguousarray(lines).reshape(old, -1)
+    total = np.zeros((new, flat.shape[1]), np.float32)
+    for k in range(at.shape[1]):
+        total += flat[np.clip(at[:, k], 0, old - 1)] * weights[:, k, None]
+    return total.reshape(new, *lines.shape[1:])
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
