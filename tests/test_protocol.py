@@ -220,6 +220,8 @@ def test_a_pose_track_comes_back_as_it_went():
         ({"points": array("f", [float("nan"), 1, 1] * 3 * PEOPLE).tobytes()}, "not finite"),
         ({"points": array("f", [float("inf"), 1, 1] * 3 * PEOPLE).tobytes()}, "not finite"),
         ({"points": array("f", [1, 1, 2] * 3 * PEOPLE).tobytes()}, "visibility"),
+        ({"points": array("f", [1, 1, -0.5] * 3 * PEOPLE).tobytes()}, "visibility"),
+        ({"points": array("f", [-3e38, 1, 1.0000001] * 3 * PEOPLE).tobytes()}, "visibility"),
         ({"still_pose": b"1234"}, "still_pose"),
         ({"version": 1}, "version"),
     ],
@@ -227,6 +229,12 @@ def test_a_pose_track_comes_back_as_it_went():
 def test_a_pose_track_that_does_not_fit_is_refused(fields, named):
     with pytest.raises(ProtocolError, match=named):
         track(**fields)
+
+
+def test_points_of_any_size_are_taken():
+    for numbers in ([-3.4e38, 1e-40, 1.0], [-0.0, 3.4e38, -0.0], [5.0, -7.0, 0.3]):
+        points = array("f", numbers * 3 * PEOPLE).tobytes()
+        assert track(points=points).points == points
 
 
 def test_damaged_pose_tracks_are_refused():
