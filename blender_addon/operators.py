@@ -15,6 +15,7 @@ from .engine_link import EngineState
 from .gather import REFUSALS, SettingsError, clip_job
 from .jobs import Job
 from .props import preferences
+from .rig.people import caution
 
 
 def refuse(operator: bpy.types.Operator, error: Exception) -> set[str]:
@@ -128,6 +129,9 @@ class MUSEV_OT_generate(bpy.types.Operator):
             return refuse(self, error)
         session.current.submit(job)
         self.report({"INFO"}, f"{job.clip}: {job.request.frames_out} frames at {job.start}")
+        for person in (person for capture in job.captures for person in getattr(capture, "people", ())):
+            if said := caution(person):
+                self.report({"WARNING"}, said)
         return {"FINISHED"}
 
 

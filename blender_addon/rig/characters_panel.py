@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import bpy
@@ -11,7 +12,7 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 from .. import strips
 from ..captures import CaptureError
 from ..ui import Sidebar, draw_text, line_width
-from . import maps
+from . import maps, people
 from .camera import PoseError
 from .characters import MusevPerson, MusevRig, active, add, recognised
 
@@ -241,26 +242,44 @@ class MUSEV_PT_characters(Sidebar, bpy.types.Panel):
         column.operator("musev.characters_move", text="", icon="TRIA_DOWN").direction = "DOWN"
         if (item := active(settings)) is not None:
             draw_character(context, layout, item)
+        elif not settings.people and settings.armature is not None:
+            draw_text(layout, f"While the list is empty: {settings.armature.name}", line_width(context))
+            draw_match(context, layout, lambda: people.find(settings.armature))
+
+
+def draw_match(context: bpy.types.Context, layout, find: Callable[[], maps.Match]) -> None:
+    """Which name map fits, and what it leaves out."""
+    width = line_width(context)
+    try:
+        match = find()
+    except CaptureError as error:
+        draw_text(layout, str(error), width, "ERROR")
+        return
+    draw_text(
+        layout,
+        f"{match.map.title}: {match.score:.0%} of its bones found",
+        width,
+        "CHECKMARK" if match.usable else "ERROR",
+    )
+    if match.missing:
+        draw_text(layout, f"Left out, no bone: {maps.told(match.missing)}", width, "INFO")
+    if match.face_approximated:
+        draw_text(layout, "No face bones: an average face is put on the head", width, "INFO")
+    if match.lost:
+        draw_text(layout, f"Set by hand, but the bone is gone: {maps.told(match.lost)}", width, "ERROR")
 
 
 def draw_character(context: bpy.types.Context, layout, item: MusevPerson) -> None:
     """What is known of a character's rig, what is left out, and its points set by hand."""
-    width, saved = line_width(context), item.settings
+    saved = item.settings
     layout.prop(saved, "map")
-    try:
-        match = item.match()
-    except CaptureError as error:
-        draw_text(layout, str(error), width, "ERROR")
-        match = None
-    if match is not None:
-        text = f"{match.map.title}: {match.score:.0%} of its bones found"
-        draw_text(layout, text, width, "CHECKMARK" if match.usable else "ERROR")
-        if match.missing:
-            draw_text(layout, f"Left out, no bone: {maps.told(match.missing)}", width, "INFO")
-        if match.lost:
-            draw_text(layout, f"Set by hand, but the bone is gone: {maps.told(match.lost)}", width, "ERROR")
+    draw_match(context, layout, item.match)
     if saved == item.rig:
-        draw_text(layout, "The rig is of another file: points set by hand are saved in this one", width)
+        draw_text(
+            layout,
+            "The rig is of another file: points set by hand are saved in this one",
+            line_width(context),
+        )
     draw_points(layout, item, saved)
     row = layout.row(align=True)
     row.operator("musev.character_import_map", icon="IMPORT")

@@ -223,7 +223,29 @@ MPFB = _map(
     {"head": "head"}, marks=("root", "spine05", "neck01"),
 )  # fmt: skip
 
+# Poser and DAZ figures (Genesis 1 to 8), and the "DAZ-friendly" files of CMU's motions (names as in the DAZ importer's
+# and other public retargeting tables). Genesis 3 and 8 split the upper bones: the Bend part starts at the joint.
+DAZ = _map(
+    "DAZ / Poser", ("l", "r"),
+    {
+        "shoulder": ("{s}ShldrBend", "{s}Shldr"), "elbow": ("{s}ForearmBend", "{s}ForeArm"), "wrist": "{s}Hand",
+        "hip": ("{s}ThighBend", "{s}Thigh"), "knee": "{s}Shin", "ankle": "{s}Foot", "toe": "{s}Toe", "eye": "{s}Eye",
+    } | _fingers("{s}{f}{n}", ("Thumb", "Index", "Mid", "Ring", "Pinky"), "123"),
+    {"head": "head"}, marks=("hip", "lCollar", "rCollar"),
+)  # fmt: skip
+
+# 3ds Max's Biped (VRM-Addon-for-Blender, biped_mapping.py); a hand's fingers are 0 to 4, their bones "", 1 and 2.
+_BIPED = {
+    "shoulder": "UpperArm", "elbow": "Forearm", "wrist": "Hand", "hip": "Thigh", "knee": "Calf", "ankle": "Foot",
+    "toe": "Toe0",
+} | {point: names[0] for point, names in _fingers("Finger{f}{n}", "01234", ("", "1", "2")).items()}  # fmt: skip
+BIPED = _map(
+    "3ds Max Biped", ("L", "R"),
+    {point: [f"{biped} {{s}} {name}" for biped in ("Bip01", "Bip001")] for point, name in _BIPED.items()},
+    {"head": ("Bip01 Head", "Bip001 Head"), "crown": ("Bip01 HeadNub", "Bip001 HeadNub")}, head_has_length=False,
+)  # fmt: skip
+
 KNOWN: tuple[RigMap, ...] = (
-    RIGIFY_GENERATED, RIGIFY_METARIG, MIXAMO, UNREAL, VROID, VRM, CMU, BVH_JOINTS, AUTO_RIG_PRO, MPFB,
+    RIGIFY_GENERATED, RIGIFY_METARIG, MIXAMO, UNREAL, VROID, VRM, CMU, BVH_JOINTS, AUTO_RIG_PRO, MPFB, DAZ, BIPED,
 )  # fmt: skip
 BY_TITLE: dict[str, RigMap] = {rig_map.title: rig_map for rig_map in KNOWN}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..captures import CaptureError
-from .skeleton import DERIVED, FINGERS, LIMBS, NAMES
+from .skeleton import DERIVED, FACE, FINGERS, LIMBS, NAMES
 
 FORMAT, VERSION = "musev.rig_map", 1
 MAX_BYTES, MAX_HOOKS, MAX_NAME = 256 * 1024, 8, 255
@@ -81,6 +81,11 @@ class Match:
     @property
     def usable(self) -> bool:
         return self.limbs >= MIN_LIMBS
+
+    @property
+    def face_approximated(self) -> bool:
+        """Whether most of the face has no bones, so that an average one is put on the head."""
+        return sum(point in self.hooks for point in FACE) < len(FACE) / 2
 
 
 _NAMESPACE = re.compile(r"^(?:.*[:|])?(?:mixamorig\d*_?)?", re.IGNORECASE)

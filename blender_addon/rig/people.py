@@ -16,9 +16,9 @@ from mathutils import Matrix
 
 from .camera import PoseError
 from .known_maps import BY_TITLE, KNOWN
-from .maps import Hook, Match, Names, RigMap, best, from_json, lay, told
+from .maps import FINGER_POINTS, Hook, Match, Names, RigMap, best, from_json, lay, told
 from .rest import Rest
-from .skeleton import FACE, INDEX, NAMES
+from .skeleton import INDEX, NAMES
 
 NO_PLACE = 0x7FFFFFFF  # what Blender fills a persistent id up with
 
@@ -120,7 +120,6 @@ def resolve(
     swapped = rig.names_are_swapped()
     if swapped:
         rig.swap()
-    hooked = sum(point in rig.hooks for point in FACE)
     rig.derive()
     rig.put_face(match.map.head_has_length)
     used = tuple(dict.fromkeys(hook.bone for hook in rig.hooks.values()))
@@ -134,8 +133,20 @@ def resolve(
         library=armature.library.filepath if armature.library else "", instance=instance,
         bones=used, rows=rows, offsets=offsets, map=match.map.title, score=match.score,
         missing=tuple(point for point in match.missing if point not in rig.hooks),
-        face_approximated=hooked < len(FACE) / 2, swapped=swapped,
+        face_approximated=match.face_approximated, swapped=swapped,
     )  # fmt: skip
+
+
+def caution(person: Person) -> str | None:
+    """What the artist should know of how a person's rig was read: limbs left out, sides named the wrong way round."""
+    said = []
+    if limbs := [point for point in person.missing if point not in FINGER_POINTS]:
+        said.append(f"left out without a bone: {told(limbs)}")
+    if person.swapped:
+        said.append(
+            "its names call left what lies on the right; its sides are taken by where its feet point to"
+        )
+    return f"{person.name}: {'; '.join(said)}" if said else None
 
 
 # --- where a person stands ------------------------------------------------------------------------
@@ -211,20 +222,17 @@ def instance_name(armature: str, instance: Instance | None) -> str:
 def candidates(
     scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph
 ) -> Iterator[tuple[bpy.types.Object, Instance | None]]:
-    """Every visible armature of the depsgraph (the original object) and every visible instance of one, in Blender's
-    order: armatures that are instanced, and those whose mesh alone is."""
-    meshes: dict[tuple, tuple[bpy.types.Object, Instance]] = {}
+    """Every armature that the depsgraph shows, by itself or by a mesh that it moves, and every instance of one: the
+    original object, and which copy; in Blender's order, hidden armatures with visible meshes last."""
+    meshes: dict[tuple, tuple[bpy.types.Object, Instance | None]] = {}
     with_armature = set()
     for copy in depsgraph.object_instances:
         thing = copy.object
-        if not copy.is_instance:
-            if thing.type == "ARMATURE":
-                yield thing.original, None
-            continue
-        which = instance_of(copy)
+        which = instance_of(copy) if copy.is_instance else None
+        place = (which.parent, which.path[1:]) if which else ()
         if thing.type == "ARMATURE":
-            with_armature.add((which.parent, which.path[1:], thing.original))
+            with_armature.add((place, thing.original))
             yield thing.original, which
         elif thing.type == "MESH" and (armature := thing.find_armature()) is not None:
-            meshes.setdefault((which.parent, which.path[1:], armature.original), (armature.original, which))
+            meshes.setdefault((place, armature.original), (armature.original, which))
     yield from (found for key, found in meshes.items() if key not in with_armature)

@@ -175,12 +175,35 @@ MPFB = Naming(
     {"eye": ("eye.{s}", 0)}, _hands("finger{f}-{n}.{s}", "1 2 3 4 5"), "toe1-1.{s}",
     ("root", "spine05", "spine01", "neck01", "clavicle.L", "clavicle.R", "upperarm02.L", "jaw"),
 )  # fmt: skip
+GENESIS_8 = Naming(
+    "DAZ / Poser", ("l", "r"),
+    _limbs("{s}ShldrBend", "{s}ForearmBend", "{s}Hand", "{s}ThighBend", "{s}Shin", "{s}Foot"), "head",
+    {"eye": ("{s}Eye", 0)}, _hands("{s}{f}{n}", "Thumb Index Mid Ring Pinky"), "{s}Toe",
+    ("hip", "pelvis", "abdomenLower", "chestUpper", "lCollar", "rCollar", "lShldrTwist", "lForearmTwist", "lCarpal1"),
+)  # fmt: skip
+CMU_DAZ = Naming(
+    "DAZ / Poser", ("l", "r"),
+    _limbs("{s}Shldr", "{s}ForeArm", "{s}Hand", "{s}Thigh", "{s}Shin", "{s}Foot"), "head", {}, {}, "",
+    ("hip", "abdomen", "chest", "lCollar", "rCollar", "neck"),
+)  # fmt: skip
+BIPED = Naming(
+    "3ds Max Biped", ("L", "R"),
+    _limbs(*(f"Bip001 {{s}} {name}" for name in ("UpperArm", "Forearm", "Hand", "Thigh", "Calf", "Foot"))),
+    "Bip001 Head", {},
+    {
+        f"{finger}_{joint}": (f"Bip001 {{s}} Finger{number}{('', '1', '2', '2')[joint - 1]}", joint // 4)
+        for number, finger in enumerate(FINGERS)
+        for joint in (1, 2, 3, 4)
+    },
+    "Bip001 {s} Toe0", ("Bip001", "Bip001 Pelvis", "Bip001 Spine", "Bip001 L Clavicle", "Bip001 R Clavicle"),
+)  # fmt: skip
 NAMINGS = {
     "rigify metarig names": RIGIFY_METARIG, "rigify generated names": RIGIFY_GENERATED, "mixamo": mixamo(),
     "mixamo 7 without end bones": mixamo("mixamorig7:", end_bones=False), "mixamo without prefix": mixamo(""),
     "unreal": UNREAL, "mpfb game engine": MPFB_GAME, "vroid": VROID, "vrm 0": VRM0, "vrm 1": VRM1,
     "vrm add-on": VRM_ADDON, "cmu": CMU, "bvh joints": BVH_JOINTS, "auto-rig pro": ARP_CONTROL,
-    "auto-rig pro exported": ARP_EXPORTED, "mpfb": MPFB,
+    "auto-rig pro exported": ARP_EXPORTED, "mpfb": MPFB, "genesis 8": GENESIS_8, "cmu for daz": CMU_DAZ,
+    "biped": BIPED,
 }  # fmt: skip
 
 

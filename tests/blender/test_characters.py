@@ -268,3 +268,17 @@ def test_the_panel_tells_what_is_known_and_what_is_left_out(empty_scene, setting
     said.clear()
     draw_character(bpy.context, Paper(said), item)
     assert "not a rig map" in " ".join(said) and told(item) == "unreadable"
+
+
+def test_a_hidden_rig_is_found_by_its_mesh(empty_scene, settings):
+    rig = figure(rigs.UNREAL, "Dancer")
+    body = bpy.data.objects.new("Body", bpy.data.meshes.new("Body"))
+    body.data.from_pydata([(0, 0, 0), (1, 0, 0), (0, 1, 0)], [], [(0, 1, 2)])
+    body.modifiers.new("Armature", "ARMATURE").object = rig
+    empty_scene.collection.objects.link(body)
+    camera()
+    rig.hide_viewport = True
+    bpy.ops.musev.characters_find()
+    assert names(settings) == ["Dancer"]
+    (person,) = casting.cast(empty_scene).people
+    assert pose.keypoints(empty_scene, [person], None, 64, 64, [1])[0, 0, INDEX["left_wrist"], 2] == 1

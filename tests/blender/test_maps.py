@@ -103,6 +103,7 @@ def test_a_missing_limb_is_left_out_and_named(empty_scene):
     read = pose.keypoints(empty_scene, [person], None, 64, 64, [1])[0, 0]
     assert (read[skeleton.INDEX["left_ankle"]] == 0).all() and read[skeleton.INDEX["right_ankle"], 2] == 1
     assert (read[skeleton.PARTS["left hand"], 2] == 0).all()  # no fingers: no lone wrist either
+    assert people.caution(person) == "Rig: left out without a bone: left ankle"
 
 
 def test_unknown_names_give_the_list_of_what_to_map(empty_scene):
@@ -127,6 +128,7 @@ def test_sides_named_the_wrong_way_round_are_seen_by_the_feet(empty_scene):
     camera()
     person = people.resolve(rig)
     assert person.swapped and not people.resolve(right).swapped
+    assert "where its feet point" in people.caution(person) and people.caution(people.resolve(right)) is None
     ours, theirs = pose.keypoints(empty_scene, [person, people.resolve(right)], None, 512, 512, [1])[0]
     assert ours == pytest.approx(theirs, abs=1e-3)
 
