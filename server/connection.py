@@ -36,7 +36,7 @@ from blender_addon.protocol import (
     Submit,
     VerifyModel,
 )
-from server.jobs import Upload
+from server.uploads import Upload
 from server.worker_process import problem_of
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from blender_addon.protocol import (
     Retry,
     blob_sha256,
 )
-from server.jobs import JobStore, Upload
+from server.jobs import JobStore
+from server.uploads import Upload
 from tests.conversation import ENDINGS, Conversation, eventually, running_engine, text_request
 
 

@@ -37,7 +37,8 @@ from blender_addon.protocol import (
     Welcome,
     blob_sha256,
 )
-from server.jobs import JobStore, Upload
+from server.jobs import JobStore
+from server.uploads import Upload
 from server.worker_process import problem_of
 from tests.conversation import (
     BOUND_S,
