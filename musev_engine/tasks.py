@@ -60,7 +60,7 @@ class Task:
         stills = {"condition_images": tuple(map(ConditionImage, begin, indices))}
         more: dict = {"motion_speed": get("motion_speed", float)}
         if path is not None:
-            names = self._follows(path)
+            names = self._follows(path, begin)
             if checked:
                 before = len(self._before(begin))
                 more["shots"] = shot_lengths(options.time_size, options.n_batch, given_frames=before)
@@ -224,15 +224,22 @@ class Task:
 
     # --- video --------------------------------------------------------------------------------------------
 
-    def _follows(self, path: Path) -> list[str]:
-        """The names of the controls that are followed. Raises EngineError for unknown ones, for nothing to follow, and
-        for what is no video."""
+    def _follows(self, path: Path, begin: list[np.ndarray]) -> list[str]:
+        """The names of the controls that are followed. Raises EngineError for unknown ones, for nothing to follow, for
+        poses that can't be aligned, and for what is no video."""
         options = self.options
         names = [name.strip() for name in (options.controlnet_name or "").split(",") if name.strip()]
         kinds = [find_control(name) for name in names]
         if not kinds and not self._starts_from_video:
             remedy = "Give --controlnet_name, or --which2video video."
             raise EngineError("The clip has nothing to follow", options.which2video, remedy)
+        if options.posealign == "auto" and names:
+            if not begin:
+                remedy = "Give a condition image, or leave --posealign off."
+                raise EngineError("There is no figure to align the poses to", "no condition image", remedy)
+            if self._get("video_is_middle", bool):
+                remedy = "Give the video that they were found in, or leave --posealign off."
+                raise EngineError("Poses that are drawn already aren't aligned", "video_is_middle", remedy)
         self._spans(names)
         video_size(path)
         return names
@@ -274,7 +281,7 @@ class Task:
         controls = []
         for name, *span in zip(names, *self._spans(names), strict=True):
             kind, pictures, shown = find_control(name), video, []
-            if options.posealign == "auto" and begin and not is_middle:
+            if options.posealign == "auto":
                 if not isinstance(kind, ControlKind):
                     raise EngineError(
                         "Posealign is for poses", name, "Turn it off, or choose a pose control."

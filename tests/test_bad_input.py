@@ -100,6 +100,9 @@ UNREAD = [  # (verb, options, exit status, what is told): before any model is re
     (V, [*CLIP, "--video_path=empty"], 1, "it has no frames"),
     (V, [*FOLLOW, "--controlnet_name=cany"], 2, "Did you mean canny"),
     (V, [*FOLLOW, "--which2video=video_middle"], 2, "nothing to follow"),
+    (V, [*FOLLOW, "--controlnet_name=dwpose", "--posealign=auto"], 2, "no figure to align the poses to"),
+    (V, [*FOLLOW, "--controlnet_name=dwpose", "--posealign=auto", "--still-file=still.png", "--video_is_middle"], 2,
+     "drawn already aren't aligned"),
     (V, [*FOLLOW, "--video_strength=2"], 2, "video_strength is out of bounds"),
     (V, [*FOLLOW, "--pose_guider_model_path=guider.pth"], 3, "--controlnet_name"),
 ]  # fmt: skip
