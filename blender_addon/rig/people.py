@@ -120,6 +120,7 @@ def resolve(
     swapped = rig.names_are_swapped()
     if swapped:
         rig.swap()
+        rig.hooks |= {point: match.hooks[point] for point in match.overrides}  # a hand knows its left
     rig.derive()
     rig.put_face(match.map.head_has_length)
     used = tuple(dict.fromkeys(hook.bone for hook in rig.hooks.values()))

@@ -133,6 +133,17 @@ def test_sides_named_the_wrong_way_round_are_seen_by_the_feet(empty_scene):
     assert ours == pytest.approx(theirs, abs=1e-3)
 
 
+def test_points_set_by_hand_keep_their_side_where_names_are_swapped(empty_scene):
+    rig = figure(rigs.UNREAL)
+    for side, other in (("l", "x"), ("r", "l"), ("x", "r")):
+        for bone in rig.data.bones:
+            if bone.name.endswith("_" + side):
+                bone.name = bone.name[: -len(side)] + other
+    person = people.resolve(rig, overrides={"left_wrist": maps.Hook("hand_l", 1.0)})
+    assert person.swapped and bone_of(person, "left_elbow") == "lowerarm_r"
+    assert bone_of(person, "left_wrist") == "hand_l"
+
+
 def test_feet_that_tell_nothing_leave_the_names_alone(empty_scene):
     rig = figure(rigs.UNREAL)
     bpy.ops.object.mode_set(mode="EDIT")
