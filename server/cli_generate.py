@@ -224,6 +224,11 @@ class _Run:
         width, height = task.size()
         scale = np.array([width / track.width, height / track.height, 1], np.float32)
         poses, still_pose = np.frombuffer(track.points, "<f4").reshape(track.shape) * scale, None
+        if track.still_pose is None and self.options.posealign == "auto":
+            raise ProtocolError(
+                f"{path} has no figure of a still to align the poses to", "no still_pose",
+                "Give a track that has one, or leave --posealign off.", "bad_request",
+            )  # fmt: skip
         if track.still_pose is not None:
             still_pose = np.frombuffer(track.still_pose, "<f4").reshape(track.shape[1:]) * scale
             if self.options.posealign == "auto":

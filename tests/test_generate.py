@@ -264,6 +264,9 @@ def test_poses_are_followed_and_aligned(here, monkeypatch):
     )
     assert mini("text2video", *follow) == 0
     assert mini("text2video", *follow, "--posealign=auto") == 0
+    alone = PoseTrack(64, 64, 8.0, 3, 1, points[:3].tobytes())
+    (here / "alone").write_bytes(alone.to_bytes())
+    assert mini("text2video", *follow, "--poses-file=alone", "--posealign=auto") == 2
     as_they_are, aligned = clips
     assert np.array_equal(as_they_are.poses, points[:3, :, :18]) and as_they_are.control_scale == 0.5
     assert as_they_are.still is not None and as_they_are.num_frames == 3
