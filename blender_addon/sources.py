@@ -35,8 +35,8 @@ CHOICES = (
 USES = (
     ("FRAMES", "Frames", "The clip is these frames made anew, as far as the strength lets them change"),
     (
-        "DETECT", "Frames and a Control in Them",
-        "The same, and the engine finds a control in them, say depth, that the clip follows too",
+        "DETECT", "Frames + Control",
+        "The clip is these frames made anew, and follows a control that the engine finds in them, say depth",
     ),
     ("CONTROL", "Control Pictures", "The strips already show control pictures, say depth, that the clip follows"),
 )  # fmt: skip

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bpy
+import montage
+import numpy as np
 import pytest
 from bl_ext.user_default.musev import stills, strips
 
@@ -10,8 +14,6 @@ from bl_ext.user_default.musev import stills, strips
 @pytest.fixture
 def pictures(tmp_path):
     """Five 16 x 8 PNG files."""
-    import numpy as np
-
     files = [tmp_path / f"{k:04d}.png" for k in range(1, 6)]
     for k, file in enumerate(files):
         file.write_bytes(stills.encode_png(np.full((8, 16, 3), 40 * k, np.uint8)))
@@ -68,14 +70,71 @@ def test_the_selected_range_spans_all_selected_strips(empty_scene, pictures):
     assert strips.selected_span(empty_scene) == (10, 35)
 
 
-def test_the_sequencer_shows_what_the_files_hold(empty_scene, pictures, tmp_path):
-    strips.place_images(empty_scene, "clip", pictures, 1)
-    render = empty_scene.render
-    render.resolution_x, render.resolution_y, render.resolution_percentage = 16, 8, 100
-    if hasattr(render.image_settings, "media_type"):
-        render.image_settings.media_type = "IMAGE"
-    render.image_settings.file_format, render.filepath = "PNG", str(tmp_path / "rendered.png")
-    empty_scene.frame_set(4)
-    bpy.ops.render.render(write_still=True)
-    rendered = bpy.data.images.load(str(tmp_path / "rendered.png"))
-    assert round(rendered.pixels[0] * 255) == 120
+@pytest.fixture
+def clip(empty_scene, tmp_path):
+    """Three 48 x 32 pictures of every colour and of every grey, and a scene of their size."""
+    empty_scene.render.resolution_x, empty_scene.render.resolution_y = montage.WIDTH, montage.HEIGHT
+    empty_scene.render.resolution_percentage = 100
+    (folder := tmp_path / "project" / "take").mkdir(parents=True)
+    files = []
+    for k in range(3):
+        pixels = montage.picture(k).copy()
+        pixels[:8] = (np.linspace(0, 255, montage.WIDTH) + k)[None, :, None].clip(0, 255)
+        files.append(folder / f"{k + 1:04}.png")
+        files[-1].write_bytes(stills.encode_png(pixels))
+    return files
+
+
+def difference(scene, clip, folder) -> np.ndarray:
+    """How many levels the sequencer's own render differs from the placed files: (frames, h, w, 3)."""
+    shown = montage.plain_frames(scene, range(1, len(clip) + 1), folder)
+    return np.abs(np.array(shown).astype(int) - [montage.read_image(file) for file in clip])
+
+
+def test_the_sequencer_shows_what_the_files_hold(empty_scene, clip, tmp_path):
+    strip = strips.place_images(empty_scene, "clip", clip, 1)
+    assert strip.colorspace_settings.name == "sRGB" and not difference(empty_scene, clip, tmp_path).any()
+
+
+@pytest.mark.parametrize(("view", "mean"), [("Filmic", 0.5), ("AgX", 7.0)])
+def test_other_views_show_finished_pictures_as_they_are(empty_scene, clip, tmp_path, view, mean):
+    empty_scene.view_settings.view_transform = view
+    strip = strips.place_images(empty_scene, "clip", clip, 1)
+    error = difference(empty_scene, clip, tmp_path)
+    assert error[:, :8].max() <= 1 and error.mean() < mean
+    strip.colorspace_settings.name = "sRGB"  # what Blender would take them for
+    assert difference(empty_scene, clip, tmp_path).mean() > 2 * error.mean() + 5
+
+
+def test_a_view_without_a_colour_space_leaves_it_plain(empty_scene, clip):
+    empty_scene.view_settings.view_transform = "False Color"
+    assert strips.place_images(empty_scene, "clip", clip, 1).colorspace_settings.name == "sRGB"
+
+
+def test_blenders_own_file_verbs_go_on_working(empty_scene, clip, tmp_path):
+    project = tmp_path / "project"
+    bpy.ops.wm.save_as_mainfile(filepath=str(project / "shot.blend"))
+    strip = strips.place_images(empty_scene, "clip", clip, 1)
+    assert strip.directory == "//take/"
+    bpy.ops.file.make_paths_absolute()
+    assert Path(strip.directory) == project / "take" and not difference(empty_scene, clip, tmp_path).any()
+    bpy.ops.file.make_paths_relative()
+    assert strip.directory.rstrip("/") == "//take"
+    bpy.ops.file.pack_all()
+    assert not difference(empty_scene, clip, tmp_path).any()
+    bpy.ops.wm.save_mainfile()
+    project.rename(tmp_path / "moved")
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "moved" / "shot.blend"))
+    moved = [tmp_path / "moved" / "take" / file.name for file in clip]
+    assert not difference(bpy.context.scene, moved, tmp_path).any()
+
+
+def test_proxies_are_made_of_it_and_no_render_uses_them(empty_scene, clip, tmp_path):
+    strip = strips.place_images(empty_scene, "clip", clip, 1)
+    strip.use_proxy = True
+    strip.proxy.build_25, strip.proxy.build_100 = True, False
+    strip.proxy.use_proxy_custom_directory, strip.proxy.directory = True, str(tmp_path / "proxies")
+    with montage.in_sequencer(empty_scene):
+        bpy.ops.sequencer.rebuild_proxy()
+    assert len(list((tmp_path / "proxies").rglob("*.jpg"))) == len(clip)
+    assert not difference(empty_scene, clip, tmp_path).any()
