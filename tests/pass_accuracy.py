@@ -54,10 +54,10 @@ def measure(view, shapes, size) -> dict[str, float]:
     things[0].parent = rig
     controls = (Control("depth", ()), Control("normal_bae", ()))
     capture = render(scene, Wanted(controls, ("Rig",)), size=size)
-    record = capture._records[0]
+    ((inverse, covered),) = capture.depths
     depth, normals, _ = analytic.seen(view, shapes, *size)
-    sure = inner(record.coverage == 1) & np.isfinite(depth)
-    error = np.abs(1 / record.inverse[sure] / depth[sure] - 1)
+    sure = inner(covered == 1) & np.isfinite(depth)
+    error = np.abs(1 / inverse[sure] / depth[sure] - 1)
     found = pictures.normals_of(read_png(capture.pngs["normal_bae"][0]))
     cosine = np.clip((found * normals).sum(-1)[sure], -1, 1)
     angles = np.degrees(np.arccos(cosine))
@@ -96,9 +96,9 @@ def drift(size) -> float:
         camera.keyframe_insert("location", frame=frame)
     capture = render(bpy.context.scene, Wanted((Control("depth", ()),)), range(1, 6), size)
     levels: list[tuple[np.ndarray, np.ndarray]] = []
-    for record, png in zip(capture._records, capture.pngs["depth"], strict=True):
-        sure = record.coverage == 1
-        levels.append((record.inverse[sure], read_png(png)[sure].astype(float)))
+    for (inverse, covered), png in zip(capture.depths, capture.pngs["depth"], strict=True):
+        sure = covered == 1
+        levels.append((inverse[sure], read_png(png)[sure].astype(float)))
     inverse, level = (np.concatenate(parts) for parts in zip(*levels, strict=True))
     free = (level > 0) & (level < 255)
     line = np.polyfit(inverse[free], level[free], 1)

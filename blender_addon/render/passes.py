@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import bpy
@@ -21,11 +22,11 @@ import numpy as np
 from ..captures import picture_blobs
 from ..protocol import ClipRequest, Control
 from ..stills import encode_png, png_size
-from . import cache, pictures
+from . import cache, pictures, setups
 from .cache import Record, Store
 from .exr import Exr
 from .people import parts_of_all
-from .stage import RenderError, Stage, render_layer
+from .stage import RenderError, Stage
 
 GEOMETRY_CONTROLS = ("depth", "normal_bae", "lineart")
 BAND = 16  # rows of a clip's picture that are made at a time
@@ -50,7 +51,7 @@ class Wanted:
 def points_a_side(width: int, height: int) -> int:
     """How many points a pixel is rendered at, along each side: fewer for large pictures."""
     size = max(width, height)
-    return 4 if size <= 256 else 3 if size <= 512 else 2
+    return 4 if size <= 128 else 3 if size <= 256 else 2
 
 
 @dataclass
@@ -73,7 +74,8 @@ class RenderCapture:
     done: int = 0
     rendered: int = 0
     pngs: dict[str, list[bytes]] = field(default_factory=dict)
-    _records: list[Record] = field(default_factory=list)
+    _depths: list[bytes] = field(default_factory=list)  # packed, for there may be thousands of frames
+    _limits: list[tuple[float, float, bool] | None] = field(default_factory=list)
     _stages: dict[str, Stage] = field(default_factory=dict)
     _folder: Path | None = None
     _rendering: bool = False
@@ -120,6 +122,12 @@ class RenderCapture:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    @property
+    def depths(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Inverse depth and coverage of every frame, where depth is wanted, as `pictures.inverse_depth` gives them."""
+        records = map(Record.from_bytes, self._depths)
+        return [(record.inverse, record.coverage) for record in records]
 
     # --- step by step -----------------------------------------------------------------------------
 
@@ -192,7 +200,7 @@ class RenderCapture:
     def _render(self, stage: str, file: str) -> Path | None:
         """The file, once it is rendered; None until then. Raises RenderError where the render was cancelled."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="musev-render-"))
+            self._folder = Path(tempfile.mkdtemp(prefix="musev-render-", dir=bpy.app.tempdir))
         path = self._folder / file
         if not self._rendering:
             self.rendered += 1
@@ -214,7 +222,10 @@ class RenderCapture:
 
     def _stage(self, kind: str) -> Stage:
         if kind not in self._stages:
-            setup = self._set_up_geometry if kind == "geometry" else self._set_up_plain
+            if kind == "geometry":
+                setup = partial(setups.geometry, points=points_a_side(self.width, self.height))
+            else:
+                setup = partial(setups.plain, engine=self.wanted.engine)
             self._stages[kind] = Stage(self.scene, self.camera, self.width, self.height, setup)
         return self._stages[kind]
 
@@ -260,22 +271,25 @@ class RenderCapture:
                     raise RenderError(
                         f"A rendered frame can't be kept in {self.store.folder}: {error}"
                     ) from error
-        self._records.append(record)
+        if self._wants("depth"):
+            self._depths.append(Record(record.inverse, record.coverage, b"", b"", b"").to_bytes())
+            self._limits.append(pictures.depth_limits(record.inverse, record.coverage))
         for name, png in (("normal_bae", record.normal), ("lineart", record.line), ("mask", record.mask)):
-            if png and (name == "mask" or any(control.name == name for control in self.wanted.controls)):
+            if png and (name == "mask" or self._wants(name)):
                 self.pngs.setdefault(name, []).append(png)
         self.done += 1
 
     def _draw(self, index: int) -> None:
         """The depth picture of a frame, now that all frames' depths are known."""
-        if any(control.name == "depth" for control in self.wanted.controls):
-            if index == 0:
-                limits = [pictures.depth_limits(record.inverse, record.coverage) for record in self._records]
-                self._limits = pictures.range_limits(limits)
-            record = self._records[index]
-            picture = pictures.depth_picture(record.inverse, record.coverage, *self._limits)
+        if self._wants("depth"):
+            far, near = pictures.range_limits(self._limits)
+            record = Record.from_bytes(self._depths[index])
+            picture = pictures.depth_picture(record.inverse, record.coverage, far, near)
             self.pngs.setdefault("depth", []).append(encode_png(picture))
         self.done += 1
+
+    def _wants(self, control: str) -> bool:
+        return any(wanted.name == control for wanted in self.wanted.controls)
 
     def _pack(self) -> Iterator[tuple[str, str, bytes]]:
         for name, files in self.pngs.items():
@@ -291,93 +305,3 @@ class RenderCapture:
             None if people is None else sorted(parts_of_all(people)),
         )  # fmt: skip
         return cache.fingerprint(scene, depsgraph, about, own)
-
-    # --- the copies of the scene ------------------------------------------------------------------
-
-    def _set_up(self, scene: bpy.types.Scene, points: int) -> None:
-        render = scene.render
-        render.resolution_x, render.resolution_y = self.width * points, self.height * points
-        render.resolution_percentage = 100
-        render.use_border = render.use_multiview = render.use_stamp = render.use_sequencer = False
-        render.use_single_layer = render.use_placeholder = False
-        render.use_overwrite = render.use_file_extension = True
-
-    def _set_up_geometry(self, scene: bpy.types.Scene, stage: Stage) -> None:
-        keep = render_layer(scene)
-        for layer in [layer for layer in scene.view_layers if layer.name != keep]:
-            scene.view_layers.remove(layer)
-        self._set_up(scene, points_a_side(self.width, self.height))
-        render, layer = scene.render, scene.view_layers[0]
-        _choose_cycles(scene)
-        settings = scene.cycles
-        settings.device, settings.samples, settings.max_bounces = "CPU", 1, 0
-        settings.use_adaptive_sampling = settings.use_denoising = settings.use_animated_seed = False
-        settings.pixel_filter_type, settings.filter_width = "GAUSSIAN", 0.01  # at the middle of a pixel
-        settings.use_camera_cull = settings.use_distance_cull = False
-        render.use_compositing = render.use_motion_blur = render.use_freestyle = False
-        render.film_transparent = True
-        scene.world = None
-        layer.use = True
-        layer.use_pass_z = layer.use_pass_normal = layer.use_pass_cryptomatte_object = True
-        layer.use_pass_cryptomatte_material = layer.use_pass_cryptomatte_asset = False
-        layer.use_pass_combined = False
-        layer.pass_cryptomatte_depth = 2
-        image = render.image_settings
-        if hasattr(image, "media_type"):  # 5.0
-            image.media_type = "MULTI_LAYER_IMAGE"
-        image.file_format, image.color_depth, image.exr_codec = "OPEN_EXR_MULTILAYER", "32", "NONE"
-        if hasattr(image, "use_exr_interleave"):  # 5.0
-            image.use_exr_interleave = True
-
-    def _set_up_plain(self, scene: bpy.types.Scene, stage: Stage) -> None:
-        self._set_up(scene, 1)
-        image = scene.render.image_settings
-        if hasattr(image, "media_type"):
-            image.media_type = "IMAGE"
-        image.file_format, image.color_mode, image.color_depth, image.compression = "PNG", "RGB", "8", 15
-        engine = self.wanted.engine
-        if engine == "AUTO":
-            # EEVEE and Workbench end a Blender that has neither window nor EGL.
-            engine = "CYCLES" if bpy.app.background else "SCENE"
-        if engine == "CYCLES" and scene.render.engine != "CYCLES":
-            _choose_cycles(scene)
-            scene.cycles.device, scene.cycles.samples, scene.cycles.use_denoising = "CPU", 16, False
-        elif engine == "WORKBENCH":
-            scene.render.engine = "BLENDER_WORKBENCH"
-        _write_no_files(scene, stage)
-
-
-def _choose_cycles(scene: bpy.types.Scene) -> None:
-    try:
-        scene.render.engine = "CYCLES"
-    except TypeError:
-        raise RenderError(
-            "Cycles is not there, and it renders the control pictures; enable Cycles Render Engine in Preferences, "
-            "Add-ons."
-        ) from None
-
-
-def _write_no_files(scene: bpy.types.Scene, stage: Stage) -> None:
-    """The plain render is composited as the artist's is, but a compositor's File Output nodes must not write their
-    files: they are taken out of a copy; where one hides in a node group, there is no compositing."""
-    if hasattr(scene, "compositing_node_group"):  # 5.0: shared between scenes, so it is copied
-        tree = scene.compositing_node_group
-        if tree is not None:
-            tree = scene.compositing_node_group = stage.mark(tree.copy())
-    else:
-        tree = scene.node_tree if scene.use_nodes else None
-    if tree is None:
-        return
-    for node in [node for node in tree.nodes if node.type == "OUTPUT_FILE"]:
-        tree.nodes.remove(node)
-    if any(_writes(node.node_tree) for node in tree.nodes if node.type == "GROUP"):
-        scene.render.use_compositing = False
-
-
-def _writes(tree: bpy.types.NodeTree | None) -> bool:
-    if tree is None:
-        return False
-    return any(
-        node.type == "OUTPUT_FILE" or (node.type == "GROUP" and _writes(node.node_tree))
-        for node in tree.nodes
-    )

@@ -62,16 +62,16 @@ def test_depths_and_normals_are_what_formulas_say(empty_scene, view, shapes):
     VIEWS[view].add()
     made = finished(capture(empty_scene, DEPTH, NORMAL))
     depth, normals, _ = analytic.seen(VIEWS[view], shapes, *SIZE)
-    (record,) = made._records
-    sure = (record.coverage == 1) & np.isfinite(depth)
-    sure[1:] &= record.coverage[:-1] == 1  # not at the silhouette
-    sure[:-1] &= record.coverage[1:] == 1
+    ((inverse, covered),) = made.depths
+    sure = (covered == 1) & np.isfinite(depth)
+    sure[1:] &= covered[:-1] == 1  # not at the silhouette
+    sure[:-1] &= covered[1:] == 1
     assert sure.sum() > 500
-    assert np.abs(1 / record.inverse[sure] / depth[sure] - 1).max() < 2e-3
+    assert np.abs(1 / inverse[sure] / depth[sure] - 1).max() < 2e-3
     found = pictures.normals_of(read_png(made.pngs["normal_bae"][0]))
     cosine = (found * normals).sum(-1)[sure]
     assert np.degrees(np.arccos(cosine.min())) < 1.0
-    assert not read_png(made.pngs["depth"][0])[record.coverage == 0].any()
+    assert not read_png(made.pngs["depth"][0])[covered == 0].any()
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_near_and_far_are_the_same_for_all_frames(empty_scene):
     assert tops[2] == 255 and tops[0] < tops[1] < 250
     levels = [read_png(png).astype(float) for png in made.pngs["depth"]]
     sure = [
-        (r.coverage == 1) & (level > 0) & (level < 255)
-        for r, level in zip(made._records, levels, strict=True)
+        (covered == 1) & (level > 0) & (level < 255)
+        for (_, covered), level in zip(made.depths, levels, strict=True)
     ]
-    inverse = np.concatenate([r.inverse[where] for r, where in zip(made._records, sure, strict=True)])
+    inverse = np.concatenate([inverse[where] for (inverse, _), where in zip(made.depths, sure, strict=True)])
     level = np.concatenate([picture[where] for picture, where in zip(levels, sure, strict=True)])
     line = np.polyfit(inverse, level, 1)
     assert np.abs(np.polyval(line, inverse) - level).max() < 0.75  # one line for all frames, rounded
@@ -158,8 +158,8 @@ def test_a_hole_of_transparency_is_a_hole(empty_scene):
     shader.inputs["Alpha"].default_value = 0.0
     thing.data.materials.append(material)
     View((0, -6, 0), analytic.FRONT).add()
-    (record,) = finished(capture(empty_scene, DEPTH))._records
-    assert not record.coverage.any()
+    ((_, covered),) = finished(capture(empty_scene, DEPTH)).depths
+    assert not covered.any()
 
 
 def test_frames_between_two_are_rendered(empty_scene):
@@ -225,9 +225,10 @@ def test_markers_switch_the_camera_unless_one_is_chosen(empty_scene):
     for frame, camera in ((1, first), (5, second)):
         empty_scene.timeline_markers.new("cut", frame=frame).camera = camera
     made = finished(capture(empty_scene, DEPTH, times=(4, 5)))
-    assert made._records[0].coverage.sum() > 4 * made._records[1].coverage.sum() > 0
-    (record,) = finished(capture(empty_scene, DEPTH, times=(4,), camera=second.name))._records
-    assert record.coverage.sum() == made._records[1].coverage.sum()
+    near, far = (covered.sum() for _, covered in made.depths)
+    assert near > 4 * far > 0
+    ((_, covered),) = finished(capture(empty_scene, DEPTH, times=(4,), camera=second.name)).depths
+    assert covered.sum() == far
 
 
 # --- the artist's file ----------------------------------------------------------------------------
