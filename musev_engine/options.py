@@ -227,6 +227,8 @@ OURS: tuple[Option, ...] = tuple(
          "effect": "up to which part of the steps, or one for each", "supported": "`ControlVideo.end`", "verbs": V2V},
         {"name": "--guess_mode", "default": False, "kind": bool, "flag": "on", "verbs": V2V,
          "effect": "ControlNets lead even without a prompt", "supported": "`Clip.guess_mode`"},
+        {"name": "--control-cache", "default": None, "verbs": V2V, "supported": "`control.Cache`",
+         "effect": "a folder that keeps control pictures for the next run; None: as long as this one lasts"},
         {"name": "--control-scale", "default": 1.0, "kind": float, "effect": "weight of --poses-file",
          "supported": "`Clip.control_scale`"},
         {"name": "--scheduler", "default": "model", "effect": "one of `schedulers.SCHEDULERS`",

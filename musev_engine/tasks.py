@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from musev_engine.clip import Clip, ConditionImage, ControlVideo, FirstFrame, SerialDenoise, shot_lengths
-from musev_engine.control import ControlKind, find_control, forget_detectors, preprocess
+from musev_engine.control import Cache, ControlKind, find_control, forget_detectors, preprocess
 from musev_engine.errors import EngineError
 from musev_engine.faces import InsightFaces, read_faces
 from musev_engine.frames import fit_frames, fit_still
@@ -278,6 +278,7 @@ class Task:
         before = self._before(begin)
         device = device_of(options.device)
         still = fit_still(before[0], width, height, options.compat) if before else None
+        cache = Cache(Path(options.control_cache)) if options.control_cache else None
         controls = []
         for name, *span in zip(names, *self._spans(names), strict=True):
             kind, pictures, shown = find_control(name), video, []
@@ -290,10 +291,10 @@ class Task:
                 pictures, drawn = kind.aligned(video, figure, device=device)
                 shown = [drawn[None]]
             elif not is_middle:
-                pictures = preprocess(name, video, device=device)
+                pictures = preprocess(name, video, device=device, cache=cache)
             if before:
                 pictures = np.concatenate(
-                    [*(shown or [preprocess(name, still[None], device=device)]), pictures]
+                    [*(shown or [preprocess(name, still[None], device=device, cache=cache)]), pictures]
                 )
             controls.append(ControlVideo(kind.controlnet, pictures, None, *span))
         if device != "cpu":  # their memory is wanted for the clip

@@ -24,7 +24,7 @@ MODEL_OPTIONS = (
     "vision_clip_model_path", "pose_guider_model_path", "negprompt_cfg_path",
 )  # fmt: skip
 OWN_TO_A_RUN = (
-    "repeat", "output_dir", "overwrite", "save_filetype", "save_images", "log_level", "device", "name",
+    "repeat", "output_dir", "overwrite", "save_filetype", "save_images", "log_level", "device", "name", "control_cache",
 )  # fmt: skip
 VERSIONED = ("torch", "diffusers", "transformers", "numpy")
 
@@ -93,7 +93,7 @@ def read_sidecar(path: Path, verb: str, options: argparse.Namespace) -> tuple[di
             raise ProtocolError(
                 "An input isn't what it was", name, "Put the file back, or make a new clip.", "changed_input"
             )
-    kept = {key: getattr(options, key) for key in OWN_TO_A_RUN}
+    kept = {key: getattr(options, key) for key in OWN_TO_A_RUN if hasattr(options, key)}
     given = frozenset(request["given"]) | options.given
     return request["task"], argparse.Namespace(**read | kept, given=given), model
 

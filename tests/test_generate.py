@@ -210,6 +210,30 @@ def test_a_videos_dancer_is_brought_to_the_stills_figure(here, monkeypatch):
     assert clips[2].num_frames == 4
 
 
+def test_control_pictures_are_kept_for_the_next_run(here, monkeypatch):
+    def generate(clip, models):
+        yield from (pipeline.Frames(0, control.frames) for control in clip.controls)
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    canny = (
+        "--prompt=a",
+        "--video_path=video.mp4",
+        "--controlnet_name=canny",
+        "--save_filetype=images",
+        "--overwrite",
+    )
+    assert mini("video2video", *canny, "--control-cache=kept") == 0
+    made = frames_of(here / "results/clip")
+    assert len(list((here / "kept").glob("*.png"))) == len(np.unique(made, axis=0)) == 3
+    monkeypatch.setitem(
+        detectors.DETECTORS, "CannyDetector", lambda *_: pytest.fail("edges were found again")
+    )
+    detectors.load.cache_clear()
+    assert mini("video2video", *canny, "--control-cache=kept") == 0
+    detectors.load.cache_clear()
+    assert np.array_equal(frames_of(here / "results/clip"), made)
+
+
 @pytest.mark.parametrize("compat", ["", "musev"])
 def test_a_video_is_cut_to_the_clips_proportions(compat, here, monkeypatch):
     wide = np.zeros((3, 128, 256, 3), np.uint8)

@@ -254,6 +254,7 @@ ELSEWHERE = {
     "need_return_condition": "test_a_video_is_followed_and_shown_beside",
     "name": "test_one_clip_without_a_task_file", "poses_file": "test_poses_are_followed_and_aligned",
     "posealign": "test_poses_are_followed_and_aligned", "control_scale": "test_poses_are_followed_and_aligned",
+    "control_cache": "test_control_pictures_are_kept_for_the_next_run",
     "lora": "test_models_that_are_not_there_are_told", "checkpoints": "test_a_model_in_a_folder_of_its_own",
     "device": "test_a_task_file_becomes_clips", "repeat": "test_a_sidecar_makes_its_clip_again",
 }  # fmt: skip

@@ -170,7 +170,9 @@ def test_detectors_run_where_the_clip_does_and_leave_it_their_memory(example, mo
     asked, forgotten = [], []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(tasks, "preprocess", lambda name, frames, device: asked.append(device) or frames)
+    monkeypatch.setattr(
+        tasks, "preprocess", lambda name, frames, device, cache: asked.append(device) or frames
+    )
     monkeypatch.setattr(tasks, "forget_detectors", lambda: forgotten.append(True))
     task = {"name": "a", "prompt": "", "video_path": str(tmp_path / "video")}
     argv = ["--controlnet_name=canny", "--time_size=3", "--width=64", "--height=64"]
