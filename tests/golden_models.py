@@ -1,6 +1,8 @@
 """The golden weights as networks."""
 
 import re
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +55,7 @@ def golden_models(case: Case) -> Models:
     )
     return Models(
         name=case.name,
-        unet=_filled(UNet3D.from_config(config), state),
+        unet=_built(UNet3D.from_config, config, state),
         vae=network(root, "vae", diffusers.AutoencoderKL.from_config),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
@@ -78,14 +80,15 @@ def text_encoder_and_tokenizer(root: Path) -> tuple[CLIPTextModel, CLIPTokenizer
     state = load_tensors(root / "weights/text_encoder.safetensors")
     state = {key.removeprefix("text_model."): value for key, value in state.items()}
     model = CLIPTextModel(CLIPTextConfig(**read_json(root / "weights/text_encoder.config.json")))
-    return _filled(model, state), CLIPTokenizer.from_pretrained(root / "weights/tokenizer")
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(root / "weights/tokenizer")
 
 
 def network(root: Path, weights: str, build, config: str | None = None) -> nn.Module:
     state = load_tensors(root / f"weights/{weights}.safetensors")
     own = (root / f"weights/{weights}.config.json").exists()
     config = weights if own or config is None else config
-    return _filled(build(read_json(root / f"weights/{config}.config.json")), state)
+    return _built(build, read_json(root / f"weights/{config}.config.json"), state)
 
 
 def seeds_of(case: Case) -> list[int]:
@@ -97,8 +100,11 @@ def _vision(config: dict) -> CLIPVisionModelWithProjection:
     return CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
 
 
-def _filled(made: Network, state: dict[str, Tensor]) -> Network:
-    made.load_state_dict(state)
+def _built(build: Callable[[dict], Network], config: dict, state: dict[str, Tensor]) -> Network:
+    """Without drawing weights that are replaced at once; CLIP's networks have more than weights."""
+    with nullcontext() if build is _vision else torch.device("meta"):
+        made = build(config)
+    made.load_state_dict(state, assign=build is not _vision)
     return made.eval().requires_grad_(False)
 
 

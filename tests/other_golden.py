@@ -65,11 +65,11 @@ CASES = {
     }, {"condition_images": 1, "refer_image": 1, "ip_adapter_image": 2}, [], 4),
     "predictor/shots": ("musev_referencenet", {"ip": True, "refer": True}, {
         "prompt": "a dog", "negative_prompt": "bad", "video_negative_prompt": "worse", "video_length": 3,
-        "max_batch_num": 3, "n_vision_condition": 2, "num_inference_steps": 2, "video_num_inference_steps": 2,
+        "max_batch_num": 2, "n_vision_condition": 2, "num_inference_steps": 2, "video_num_inference_steps": 2,
         "guidance_scale": 4.0, "video_guidance_scale": 2.5, "fixed_refer_image": False,
         "fixed_ip_adapter_image": False, "noise_type": "random", "context_frames": 3, "context_overlap": 1,
         "context_schedule": "uniform_v2",
-    }, {"condition_images": 2, "refer_image": 1, "ip_adapter_image": 1}, [], 11),
+    }, {"condition_images": 2, "refer_image": 1, "ip_adapter_image": 1}, [], 8),
     "predictor/colours": ("musev", {}, {
         "prompt": "a dog", "video_length": 4, "num_inference_steps": 2, "video_num_inference_steps": 2,
         "need_hist_match": True, "noise_type": "video_fusion", "context_schedule": "uniform_v2",

@@ -99,8 +99,11 @@ def _unet(case: Case) -> UNet3D:
     keys_path = case.root / case.info["keys"]
     own_config = keys_path.with_name(keys_path.name.replace(".keys.json", ".config.json"))
     keys = read_json(keys_path)
-    unet = UNet3D.from_config(read_json(own_config) if own_config.exists() else case.json("config")).eval()
-    unet.load_state_dict(load_tensors(case.root / case.info["weights"], list(keys)))
+    with torch.device("meta"):
+        unet = UNet3D.from_config(
+            read_json(own_config) if own_config.exists() else case.json("config")
+        ).eval()
+    unet.load_state_dict(load_tensors(case.root / case.info["weights"], list(keys)), assign=True)
     return unet
 
 
