@@ -83,11 +83,10 @@ def find_camera(scene: bpy.types.Scene, name: str | None) -> bpy.types.Object:
 
 
 class Sight(NamedTuple):
-    """What a camera says of one moment: its lens and its place, each 16 numbers by rows, and the clip's cut."""
+    """What a camera says of one moment: its lens and its place, each 16 numbers by rows."""
 
     lens: list[float]
     place: list[float]
-    cut: Cut
 
 
 def look(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph, camera: str | None, part: Cut) -> Sight:
@@ -97,26 +96,23 @@ def look(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph, camera: str | N
         depsgraph, x=part.full[0], y=part.full[1],
         scale_x=scene.render.pixel_aspect_x, scale_y=scene.render.pixel_aspect_y,
     )  # fmt: skip
-    return Sight(numbers(lens), numbers(seeing.matrix_world), part)
+    return Sight(numbers(lens), numbers(seeing.matrix_world))
 
 
-def picture_matrices(sights: Sequence[Sight]) -> np.ndarray:
+def picture_matrices(sights: Sequence[Sight], part: Cut) -> np.ndarray:
     """(t, 4, 4) float64: `matrix @ (x, y, z, 1)` of a world point is (u w, v w, depth, w), where u, v are its pixels in
     the clip (right and down from the upper-left corner) and depth is its distance in front of the camera, along the
     axis of view, negative behind it.
     """
-    place = np.array([sight.place for sight in sights]).reshape(-1, 4, 4)
+    lens, place = np.array(sights).reshape(-1, 2, 4, 4).swapaxes(0, 1)
     # As when rendering, an object's scale does not reach its camera.
     place[:, :3, :3] /= np.linalg.norm(place[:, :3, :3], axis=1, keepdims=True)
     view = np.linalg.inv(place)
-    clip = np.array([sight.lens for sight in sights]).reshape(-1, 4, 4) @ view
-    columns, rows, left, top, scale = np.array(
-        [(*sight.cut.full, sight.cut.left, sight.cut.top, sight.cut.scale) for sight in sights]
-    ).T[:, :, None]
-    w = clip[:, 3]
+    clip = lens @ view
+    w, (columns, rows) = clip[:, 3], part.full
     return np.stack([
-        ((clip[:, 0] + w) / 2 * columns - left * w) / scale,
-        ((w - clip[:, 1]) / 2 * rows - top * w) / scale,
+        ((clip[:, 0] + w) / 2 * columns - part.left * w) / part.scale,
+        ((w - clip[:, 1]) / 2 * rows - part.top * w) / part.scale,
         -view[:, 2],
         w,
     ], axis=1)  # fmt: skip
@@ -126,7 +122,8 @@ def picture_matrix(
     scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph, camera: str | None, width: int, height: int
 ) -> np.ndarray:
     """(4, 4) float64 of `picture_matrices`, for the moment the depsgraph stands at. Raises PoseError."""
-    return picture_matrices([look(scene, depsgraph, camera, cut(scene.render, width, height))])[0]
+    part = cut(scene.render, width, height)
+    return picture_matrices([look(scene, depsgraph, camera, part)], part)[0]
 
 
 def numbers(matrix: Matrix) -> list[float]:

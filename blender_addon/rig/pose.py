@@ -15,7 +15,7 @@ import bpy
 import numpy as np
 
 from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
-from .camera import PoseError, Sight, cut, look, numbers, picture_matrices, picture_matrix, project
+from .camera import Cut, PoseError, Sight, cut, look, numbers, picture_matrices, picture_matrix, project
 from .occlusion import Occlusion
 from .people import Person, armature_of, evaluated, evaluated_armature, placements
 from .skeleton import MIRROR, NECK, SHOULDERS
@@ -70,21 +70,35 @@ class Sampler:
 
     def points(self) -> np.ndarray:
         """(t, people, 130, 4) float64 of the frames taken: world x, y, z, and 1 where there is such a point, else 0."""
-        frames = len(self.worlds[0]) if self.people else 0
-        points = np.zeros((frames, len(self.people), POINTS, 4))
-        for number, person in enumerate(self.people):
-            # Blender gives matrices by columns, in float32: a point in bone space loses nothing to it.
-            columns = np.array(self.matrices[number]).reshape(frames, -1, 4, 4)[:, self.rows[number]]
-            local = np.matmul(person.offsets.astype(np.float32)[:, None], columns)[:, :, 0]  # (t, 130, 4)
-            worlds = np.array(self.worlds[number]).reshape(-1, 4, 4)
+        points = []
+        for person, rows, matrices, numbers_of_worlds in zip(
+            self.people, self.rows, self.matrices, self.worlds, strict=True
+        ):
+            local = _in_armature(np.array(matrices).reshape(len(matrices), -1, 4, 4), rows, person.offsets)
             if not person.offsets[NECK, 3] and person.offsets[SHOULDERS, 3].all():
                 local[:, NECK] = local[:, SHOULDERS].mean(axis=1)
+            worlds = np.array(numbers_of_worlds).reshape(-1, 4, 4)
             placed = local @ worlds.swapaxes(1, 2)
             # A mirrored figure's left is where the bones say right.
-            turned = np.linalg.det(worlds[:, :3, :3]) < 0
-            placed[turned] = placed[turned][:, MIRROR]
-            points[:, number] = placed
-        return points
+            if (turned := np.linalg.det(worlds[:, :3, :3]) < 0).any():
+                placed[turned] = placed[turned][:, MIRROR]
+            points.append(placed)
+        return np.stack(points, axis=1)
+
+
+def _in_armature(columns: np.ndarray, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """(t, 130, 4) float32: places in bone space, `offsets` (130, 4), of the bones `rows` (130,), put into the armature.
+
+    columns: every bone's matrix, (t, bones, 4, 4), transposed as Blender gives it; float32, as it has them. Most of a
+    face hangs on one bone: its points go through one product, which costs a third of as many small ones.
+    """
+    offsets = offsets.astype(np.float32)
+    busiest = np.bincount(rows).argmax()
+    together = rows == busiest
+    local = np.empty((len(columns), len(rows), 4), np.float32)
+    local[:, together] = offsets[together] @ columns[:, busiest]
+    local[:, ~together] = np.matmul(offsets[~together][:, None], columns[:, rows[~together]])[:, :, 0]
+    return local
 
 
 def world_points(
@@ -159,6 +173,7 @@ class PoseCapture:
     read: list[np.ndarray] = field(default_factory=list)  # (people, 130, 3) each
     # Frames that were stepped to and not worked out yet.
     sampler: Sampler | None = field(default=None, repr=False)
+    part: Cut | None = field(default=None, repr=False)
     sights: list[Sight] = field(default_factory=list, repr=False)
     light: list[np.ndarray] = field(default_factory=list, repr=False)
 
@@ -186,9 +201,9 @@ class PoseCapture:
         now = time.perf_counter()
         deadline = now + PART_OF_TICK * (deadline - now)
         if len(self.sights) >= BATCH:  # at the start, where its time is counted in
-            self._work_out()
+            self._work_out(self.part)
         before, own_camera = scene.frame_current_final, scene.camera
-        part, started, first = cut(scene.render, self.width, self.height), time.perf_counter(), self.done
+        started, first = time.perf_counter(), self.done
         try:
             while self.done < self.total:
                 steps = self.done - first
@@ -199,30 +214,32 @@ class PoseCapture:
                 depsgraph = scene.view_layers[0].depsgraph
                 if not steps:
                     armatures = [armature_of(person) for person in self.people]
-                    self._prepare(depsgraph)
+                    self._prepare(scene, depsgraph)
                 self.sampler.add(depsgraph, armatures)
                 if self.occlusion.needed:
                     self.light.append(self._light(scene, depsgraph))
-                self.sights.append(look(scene, depsgraph, self.camera, part))
+                self.sights.append(look(scene, depsgraph, self.camera, self.part))
                 now = time.perf_counter()
         finally:
             stand_at(scene, before)
             if scene.camera != own_camera:  # a marker has switched it on the way
                 scene.camera = own_camera
         if self.done == self.total:
-            self._work_out()
+            self._work_out(self.part)
         return self.done == self.total
 
-    def _prepare(self, depsgraph: bpy.types.Depsgraph) -> None:
-        if self.sampler is not None and not self.sampler.fits(depsgraph):
-            self._work_out()
+    def _prepare(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+        """Between two slices the artist may have changed the armatures and the render's size."""
+        before, self.part = self.part, cut(scene.render, self.width, self.height)
+        if self.sampler is not None and not (before == self.part and self.sampler.fits(depsgraph)):
+            self._work_out(before)
         if self.sampler is None:
             self.sampler = Sampler(depsgraph, self.people)
 
-    def _work_out(self) -> None:
-        """Turns the frames stepped to into keypoints."""
+    def _work_out(self, part: Cut) -> None:
+        """Turns the frames stepped to, which showed that part of the render, into keypoints."""
         if self.sights:
-            points, pictures = self.sampler.points(), picture_matrices(self.sights)
+            points, pictures = self.sampler.points(), picture_matrices(self.sights, part)
             keypoints = project(points, pictures[:, None])
             of_faces = self.occlusion.of_faces(points, pictures)
             keypoints[..., 2] *= np.minimum(of_faces, self.light) if self.light else of_faces
