@@ -24,8 +24,9 @@ from . import session, strips
 from .captures import CaptureError, picture_blobs
 from .protocol import ClipRequest, Control, blob_sha256
 from .scene_copy import SceneCopy
-from .stills import cover, encode_png
+from .stills import cover, png_pieces
 
+BAND = 64  # rows of a clip's picture that are made at a time
 TARGA_HEADER = 18  # bytes; what follows is rows of blue, green, red from the lowest up
 CHOICES = (
     ("SELECTED", "Selected Strips", "The selected strips and what they need, as if nothing else were there"),
@@ -238,15 +239,26 @@ class StripCapture:
         for frame in frames:
             if frame not in self.pngs:
                 yield from self._render(frame)
-                pixels = read_targa(self._folder / "frame.tga")
-                yield True
-                pixels = np.rint(cover(pixels, self.width, self.height)).astype(np.uint8)
-                yield True
-                self.pngs[frame] = encode_png(pixels)
+                yield from self._scale(frame)
             self.done += 1
             yield True
         yield from self._pack(frames)
         self.done += 1
+
+    def _scale(self, frame: int) -> Iterator[bool]:
+        """Makes the PNG of what was rendered, some rows at a time."""
+        pixels = read_targa(self._folder / "frame.tga")
+        yield True
+        bands = []
+        for first in range(0, self.height, BAND):
+            last = min(first + BAND, self.height)
+            bands.append(np.rint(cover(pixels, self.width, self.height, first, last)).astype(np.uint8))
+            yield True
+        pieces = []
+        for piece in png_pieces(np.concatenate(bands), BAND):
+            pieces.append(piece)
+            yield True
+        self.pngs[frame] = b"".join(pieces)
 
     def _pack(self, frames: tuple[int, ...]) -> Iterator[bool]:
         for blob in picture_blobs(self.width, self.height, (self.pngs[frame] for frame in frames)):

@@ -60,29 +60,35 @@ def srgb(linear: np.ndarray) -> np.ndarray:
     )
 
 
-def cover(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(h, w, c) scaled to cover (height, width, c) float32, the middle kept; averages the area under a new pixel."""
+def cover(pixels: np.ndarray, width: int, height: int, first: int = 0, last: int | None = None) -> np.ndarray:
+    """(h, w, c) scaled to cover (height, width, c) float32, the middle kept; averages the area under a new pixel.
+
+    first, last: only the new rows [first, last), for those who may not wait; they are the same as in the whole.
+    """
     rows, columns = pixels.shape[:2]
+    last = height if last is None else last
     if (rows, columns) == (height, width):
-        return pixels.astype(np.float32)
+        return pixels[first:last].astype(np.float32)
     scale = min(columns / width, rows / height)  # old pixels a new one
     block = max(1, int(scale))  # whole-number steps first: they are cheap, and leave little to the exact part
-    used_rows, top = _used(rows, height, scale, block)
-    used_columns, left = _used(columns, width, scale, block)
+    used_rows, top = _used(rows, height, scale, block, first, last)
+    used_columns, left = _used(columns, width, scale, block, 0, width)
     pixels = pixels[used_rows, used_columns].astype(np.float32)
     if block > 1:
         pixels = sum(pixels[i::block, j::block] for i in range(block) for j in range(block)) / block**2
-    tall = _resample(pixels, height, top, scale / block)
+    tall = _resample(pixels, last - first, top, scale / block)
     return _resample(tall.transpose(1, 0, 2), width, left, scale / block).transpose(1, 0, 2)
 
 
-def _used(old: int, new: int, scale: float, block: int) -> tuple[slice, float]:
-    """Which of `old` lines the middle `new * scale` lie in, whole blocks with one to spare on both sides, and where
-    in these blocks the first new line begins."""
+def _used(old: int, new: int, scale: float, block: int, first: int, last: int) -> tuple[slice, float]:
+    """Which of `old` lines the new ones [first, last) lie in, `new` of which lie in the middle: whole blocks with two
+    to spare on both sides, and where in these blocks the first of them begins."""
     start = (old - new * scale) / 2
-    first = max(0, int(start) - block)
-    blocks = min((old - first) // block, math.ceil((start + new * scale - first) / block) + 1)
-    return slice(first, first + blocks * block), (start - first) / block
+    origin = int(start) % block  # the blocks of every part are the same
+    begin, end = start + first * scale - origin, start + last * scale - origin
+    low = max(0, int(begin // block) - 2)
+    high = min((old - origin) // block, math.ceil(end / block) + 2)
+    return slice(origin + low * block, origin + high * block), begin / block - low
 
 
 def _resample(lines: np.ndarray, new: int, start: float, scale: float) -> np.ndarray:
@@ -90,9 +96,8 @@ def _resample(lines: np.ndarray, new: int, start: float, scale: float) -> np.nda
     than an old one; the first begins at `start`, each is `scale` old ones wide."""
     old, reach = len(lines), max(scale, 1.0)
     centres = (start + (np.arange(new) + 0.5) * scale)[:, None]
-    at = np.floor(centres - reach).astype(int) + np.arange(
-        math.ceil(2 * reach) + 1
-    )  # the few that count: (new, k)
+    few = np.arange(math.ceil(2 * reach) + 1)  # that count
+    at = np.floor(centres - reach).astype(int) + few  # (new, k)
     weights = np.maximum(0.0, 1.0 - np.abs(at + 0.5 - centres) / reach) * ((at >= 0) & (at < old))
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     flat = np.ascontiguousarray(lines).reshape(old, -1)

@@ -195,6 +195,23 @@ def test_an_adjustment_layer_alters_what_is_chosen_or_all_that_lies_under_it(tim
     assert all((picture == picture[..., :1]).all() for picture in captured(timeline))
 
 
+def test_proxies_are_for_looking_and_stay_as_they_are(timeline):
+    strip = timeline.movie()
+    select(timeline, strip)
+    shown = montage.plain_frames(timeline.scene, (2, 7), timeline.folder)
+    strip.use_proxy = True
+    strip.proxy.build_25, strip.proxy.build_100 = True, False
+    strip.proxy.use_proxy_custom_directory = True
+    strip.proxy.directory = str(timeline.folder / "proxies")
+    with montage.in_sequencer(timeline.scene):
+        bpy.ops.sequencer.rebuild_proxy()
+    made = {file: file.read_bytes() for file in (timeline.folder / "proxies").rglob("*") if file.is_file()}
+    before = dump()
+    assert made and all((a == b).all() for a, b in zip(captured(timeline, (2, 7)), shown, strict=True))
+    after = {file: file.read_bytes() for file in (timeline.folder / "proxies").rglob("*") if file.is_file()}
+    assert after == made and dump() == before
+
+
 def test_clips_of_another_size_are_cut_as_stills_are(timeline):
     select(timeline, timeline.image())
     (small,) = captured(timeline, (3,), size=(64, 96))

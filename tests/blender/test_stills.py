@@ -76,6 +76,14 @@ def test_a_fine_pattern_averages_instead_of_flickering(empty_scene, tmp_path):
     assert np.abs(told - 127.5).max() < 16
 
 
+@pytest.mark.parametrize("size", [(64, 40), (300, 201), (32, 200), (500, 500), (403, 301)])
+def test_a_picture_scaled_part_by_part_is_the_same(size):
+    pixels = np.random.default_rng(3).random((301, 403, 3)).astype(np.float32)
+    whole = stills.cover(pixels, *size)
+    parts = [stills.cover(pixels, *size, first, min(first + 17, size[1])) for first in range(0, size[1], 17)]
+    assert whole.shape == (size[1], size[0], 3) and np.allclose(np.concatenate(parts), whole, atol=1e-6)
+
+
 def test_what_is_painted_and_not_saved_counts(empty_scene, tmp_path):
     path = tmp_path / "file.png"
     path.write_bytes(stills.encode_png(np.zeros((8, 8, 3), np.uint8)))
