@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -162,6 +163,9 @@ def _peak_gpu_memory_mb() -> float | None:
 def load(name: str) -> loading.Models:
     """A shipped model or one of the models folder, by a name of `models_here`, on the GPU in half precision where
     there is one. Raises EngineError."""
+    with_controlnets.cache_clear()  # the model before makes room first
+    load.cache_clear()
+    gc.collect()
     place = models.places().get(name)
     shipped = place is None or (loading.SHIPPED / name).is_dir()  # an unknown name: load_models tells it
     chosen = {} if shipped or place.motion is None else {"motion": place.motion, "t2i": place.t2i}

@@ -1,6 +1,7 @@
 """The models folder as the server sees it: which models a request may name, and that they load."""
 
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from blender_addon import protocol
 from blender_addon.protocol import ClipRequest, Menus, Welcome
+from musev_engine import loading
 from musev_engine.errors import EngineError
 from server import clips, models
 from tests.test_registry import put
@@ -92,6 +94,25 @@ def test_a_model_of_the_models_folder_loads_by_its_name(root, tiny):
     assert clips.load("tiny").folders[0].is_relative_to(root)
     with pytest.raises(ValueError, match="has this name"):
         clips.load("models")  # a folder, and no model
+
+
+def test_one_model_makes_room_for_the_next(root, tiny, monkeypatch):
+    for name in ("one", "other"):
+        shutil.copytree(tiny, root / name)
+    shutil.copytree(tiny / "controlnet", root / "controlnet" / "control_v11f1p_sd15_depth")
+    monkeypatch.setitem(clips.SD15, "cross_attention_dim", TEXT)
+    first = clips.load("one")
+    clips.with_controlnets("one", first.sha256, ("control_v11f1p_sd15_depth",))
+    gone, alive, really = weakref.ref(first.unet), [], loading.load_models
+    del first
+
+    def load_models(*given, **named):
+        alive.append(gone())
+        return really(*given, **named)
+
+    monkeypatch.setattr(loading, "load_models", load_models)
+    other = clips.load("other")
+    assert alive == [None] and clips.load("other") is other
 
 
 def test_a_pair_loads_by_its_name(root, tiny):
