@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests import parity_links
 from tests.other_golden import CASES, write_other_golden
 from tests.parity import main
 
@@ -18,6 +19,11 @@ def other(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("golden") / "other"
     write_other_golden(root, OPEN)
     return root
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(parity_links, "TRIES", 1)  # what is out here is far out
 
 
 def run(root: Path, capsys, *options: str) -> tuple[int, str]:
