@@ -4,25 +4,35 @@ Nothing is imported here at module level, so that `protocol` (standard library o
 """
 
 
-def register() -> None:
-    from . import alignment, operators, props, scene_copy, session, source_panel, sources, ui
+def _modules() -> tuple:
+    """What has classes, handlers or timers of its own, each after what it builds on."""
+    from . import (
+        alignment,
+        operators,
+        props,
+        scene_copy,
+        session,
+        source_panel,
+        sources,
+        stack,
+        stack_panel,
+        stack_verbs,
+        ui,
+    )
     from .render import panel, settings
     from .rig import characters, characters_panel, occlusion, overlay, views
 
-    for module in (
-        settings, characters, occlusion, overlay, sources, props, operators, ui, alignment, source_panel,
-        characters_panel, panel, scene_copy, views, session,
-    ):  # fmt: skip
+    return (
+        settings, characters, occlusion, overlay, sources, stack, props, operators, ui, alignment, source_panel,
+        characters_panel, panel, scene_copy, views, stack_verbs, stack_panel, session,
+    )  # fmt: skip
+
+
+def register() -> None:
+    for module in _modules():
         module.register()
 
 
 def unregister() -> None:
-    from . import alignment, operators, props, scene_copy, session, source_panel, sources, ui
-    from .render import panel, settings
-    from .rig import characters, characters_panel, occlusion, overlay, views
-
-    for module in (
-        session, views, scene_copy, panel, characters_panel, source_panel, alignment, ui, operators, props,
-        sources, overlay, occlusion, characters, settings,
-    ):  # fmt: skip
+    for module in reversed(_modules()):
         module.unregister()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bpy
 
-from . import session, sources, stills, strips, takes, timing
+from . import session, sources, stack, stills, strips, takes, timing
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
@@ -153,6 +153,22 @@ def takes_root(prefs: MusevPreferences) -> Path:
     return Path(bpy.path.abspath(prefs.output_folder))
 
 
+def clip_folder(
+    scene: bpy.types.Scene, settings: MusevSettings, root: Path, clip: str, when: timing.Plan
+) -> Path:
+    """Where a new take of this clip goes: among those of a strip over the same frames, unless a new strip is wanted or
+    the clip is made from that strip. Raises SourceError and TakeError."""
+    if settings.new_strip:
+        return takes.free_clip(root, clip)
+    made_from: list = []
+    if settings.mode == "video":
+        choice = sources.chosen(scene, settings.source.choice, settings.source.strip)
+        made_from = choice.among(strips.shown_strips(scene))
+    return stack.clip_for(
+        scene, root, clip, when.start, when.output_frames, session.current.jobs, [s.name for s in made_from]
+    )
+
+
 def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
     """The clip that the settings describe, or its pose pictures (`ClipRequest.result`), checked as far as can be now.
     Makes its take's folder last.
@@ -196,9 +212,12 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
         }
     captures += rendered
     clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or settings.mode)
-    root = takes_root(preferences(context)) if result == "clip" else Path(bpy.app.tempdir) / "musev"
-    clip = clip if result == "clip" else f"{clip} {result}"
+    if result == "clip":
+        take = takes.next_take(clip_folder(scene, settings, takes_root(preferences(context)), clip, when))
+    else:
+        clip = f"{clip} {result}"
+        take = takes.new_take(Path(bpy.app.tempdir) / "musev", clip)
     return Job(
         id=str(uuid.uuid4()), clip=clip, scene=scene.name, start=when.start,
-        take=takes.new_take(root, clip), request=request, blobs=blobs, captures=captures, about=about,
+        take=take, request=request, blobs=blobs, captures=captures, about=about,
     )  # fmt: skip

@@ -107,7 +107,10 @@ class MUSEV_OT_engine_stop(bpy.types.Operator):
 class MUSEV_OT_generate(bpy.types.Operator):
     bl_idname = "musev.generate"
     bl_label = "Generate"
-    bl_description = "Make the clip; it comes as one strip on the first free channel"
+    bl_description = (
+        "Make the clip; it comes as one more take of the strip over the same frames, else as a new strip on the first "
+        "free channel"
+    )
     # No UNDO: nothing changes now. The strip's arrival is the one undo step of this verb.
 
     @classmethod

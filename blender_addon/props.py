@@ -140,6 +140,10 @@ class MusevSettings(bpy.types.PropertyGroup):
         type=bpy.types.Object, poll=lambda _, item: item.type == "CAMERA",
     )  # fmt: skip
     range: EnumProperty(name="Range", description="Which frames the clip fills", items=RANGES)
+    new_strip: BoolProperty(
+        name="New Strip",
+        description="Place the clip as a strip of its own, not as one more take of the strip over the same frames",
+    )
     generate_at: EnumProperty(
         name="Generate At",
         description="How many frames are generated, of those on the timeline",

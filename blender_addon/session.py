@@ -13,7 +13,7 @@ from collections import deque
 
 import bpy
 
-from . import strips, takes
+from . import stack, strips, takes
 from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
@@ -157,12 +157,12 @@ class Session:
         self.longest_place_s = max(self.longest_place_s, time.perf_counter() - started)
 
     def _place(self, job: Job) -> None:
-        """The take becomes one strip in one undo step."""
+        """The take becomes a strip, or joins the takes of one, in one undo step."""
         scene = bpy.data.scenes.get(job.scene)
         if scene is None:
             raise strips.StripError(f"Scene '{job.scene}' is gone; the finished take lies in {job.take}.")
         files = [takes.frame_file(job.take, frame) for frame in range(job.request.frames_out)]
-        job.strip = strips.place_images(scene, job.clip, files, job.start).name
+        job.strip = stack.place(scene, job.clip, files, job.start).name
         windows = bpy.context.window_manager.windows
         with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
             bpy.ops.ed.undo_push(message=f"MuseV {job.clip}")

@@ -42,6 +42,36 @@ def span(strip) -> tuple[int, int]:
     return strip.frame_final_start, strip.frame_final_end
 
 
+def content(strip) -> tuple[int, int]:
+    """(frame of its first picture, number of pictures) of an image strip, however its handles stand."""
+    start = strip.content_start if hasattr(strip, "content_start") else strip.frame_start
+    return round(start), len(strip.elements)
+
+
+def set_span(strip, start: int, end: int) -> None:
+    """Moves a strip's handles; `span` then is (start, end), and its pictures stay where they are."""
+    first, last = (
+        ("left_handle", "right_handle")
+        if hasattr(strip, "left_handle")
+        else ("frame_final_start", "frame_final_end")
+    )
+    setattr(strip, first, start)
+    setattr(strip, last, end)
+
+
+def every_strip(scene: bpy.types.Scene) -> Sequence:
+    """The scene's strips, those inside metas among them."""
+    editor = scene.sequence_editor
+    if editor is None:
+        return ()
+    return editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all
+
+
+def strip_type() -> type:
+    """The type of every strip, on which properties are registered."""
+    return bpy.types.Strip if hasattr(bpy.types, "Strip") else bpy.types.Sequence
+
+
 def selected_span(scene: bpy.types.Scene) -> tuple[int, int]:
     """(first frame, first frame after) of all selected strips together. Raises StripError if none is
     selected.
@@ -67,8 +97,43 @@ def first_free_channel(scene: bpy.types.Scene, start: int, end: int) -> int:
     )
 
 
-def place_images(scene: bpy.types.Scene, name: str, files: Sequence[Path], start: int):
-    """Places the files as ONE strip at `start` on the first free channel, one frame each, and selects it.
+def _collection(scene: bpy.types.Scene):
+    """The top strips as what makes and removes them."""
+    editor = scene.sequence_editor or scene.sequence_editor_create()
+    return editor.strips if hasattr(editor, "strips") else editor.sequences
+
+
+def place_colour(scene: bpy.types.Scene, name: str, channel: int, start: int, end: int):
+    """Places a black strip over [start, end)."""
+    into = _collection(scene)
+    asked = [parameter.identifier for parameter in into.bl_rna.functions["new_effect"].parameters]
+    length = {"length": end - start} if "length" in asked else {"frame_end": end}
+    strip = into.new_effect(name=name, type="COLOR", channel=channel, frame_start=start, **length)
+    strip.color = (0.0, 0.0, 0.0)
+    return strip
+
+
+def remove(scene: bpy.types.Scene, strip) -> None:
+    """Takes a strip off the timeline, wherever it lies; its files stay."""
+    for meta in every_strip(scene):
+        if meta.type == "META" and strip.name in inside(meta):
+            inside(meta).remove(strip)
+            return
+    _collection(scene).remove(strip)
+
+
+def set_folder(strip, folder: Path) -> None:
+    """Where an image strip's files lie; relative where the .blend is saved and that is possible."""
+    path = str(folder)
+    if bpy.data.filepath and same_drive(folder, bpy.data.filepath):
+        path = bpy.path.relpath(path)
+    strip.directory = path + "/"
+
+
+def place_images(
+    scene: bpy.types.Scene, name: str, files: Sequence[Path], start: int, channel: int | None = None
+):
+    """Places the files as ONE strip at `start` on a channel (None: the first free one), one frame each, and selects it.
 
     Fits the picture into the scene's resolution. Its levels come out of the scene's view as they are in the files, as
     far as the view has an inverse (`colour_space`). Paths are made relative where the .blend is saved.
@@ -76,7 +141,7 @@ def place_images(scene: bpy.types.Scene, name: str, files: Sequence[Path], start
     """
     if not files:
         raise StripError("0 frames to place; nothing was generated.")
-    channel = first_free_channel(scene, start, start + len(files))
+    channel = channel or first_free_channel(scene, start, start + len(files))
     editor = scene.sequence_editor or scene.sequence_editor_create()
     for other in top_strips(scene):
         other.select = False
@@ -85,8 +150,7 @@ def place_images(scene: bpy.types.Scene, name: str, files: Sequence[Path], start
     )
     for file in files[1:]:
         strip.elements.append(file.name)
-    if bpy.data.filepath and same_drive(files[0], bpy.data.filepath):
-        strip.directory = bpy.path.relpath(str(files[0].parent)) + "/"
+    set_folder(strip, files[0].parent)
     try:
         strip.colorspace_settings.name = colour_space(scene)
     except TypeError:  # a view without a colour space of its own

@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 
 SIDECAR = "take.json"
+REMOVED = "_removed"  # inside a clip's folder: the takes that the artist took away
 
 
 class TakeError(OSError):
@@ -28,13 +29,37 @@ def clip_name(text: str) -> str:
     return name or "clip"
 
 
+def number(name: str) -> int:
+    """The number in a take's name, from 1; 0 for any other name."""
+    found = re.fullmatch(r"take_(\d+)", name)
+    return int(found[1]) if found else 0
+
+
+def free_clip(root: Path, clip: str) -> Path:
+    """`<root>/<clip>`, or `<root>/<clip>_2` and so on where another clip lies. Makes nothing. Raises TakeError."""
+    name, count = clip_name(clip), 1
+    folder = root / name
+    try:
+        while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            count += 1
+            folder = root / f"{name[:34].rstrip('_')}_{count}"
+    except OSError as error:
+        raise _explained(error, folder) from error
+    return folder
+
+
 def new_take(root: Path, clip: str) -> Path:
     """Makes and returns the next free `<root>/<clip>/take_NNN`. Raises TakeError if it can't be made."""
-    folder = root / clip_name(clip)
+    return next_take(root / clip_name(clip))
+
+
+def next_take(folder: Path) -> Path:
+    """The same in the folder of a clip. A number that was removed does not come again. Raises TakeError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = [int(m[1]) for path in folder.iterdir() if (m := re.fullmatch(r"take_(\d+)", path.name))]
-        take = folder / f"take_{max(taken, default=0) + 1:03d}"
+        removed = folder / REMOVED
+        there = [*folder.iterdir(), *(removed.iterdir() if removed.is_dir() else ())]
+        take = folder / f"take_{max((number(path.name) for path in there), default=0) + 1:03d}"
         take.mkdir()
     except OSError as error:
         raise _explained(error, folder) from error
@@ -88,6 +113,25 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise _explained(error, path) from error
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or `name.2.ext` and so on where something lies there."""
+    free, count = path, 1
+    while free.exists():
+        count += 1
+        free = path.with_name(f"{path.stem}.{count}{path.suffix}")
+    return free
+
+
+def move(source: Path, target: Path) -> None:
+    """Moves a file or folder to a name that is free, on the same disk. Raises TakeError, and nothing is moved then."""
+    if target.exists():
+        raise TakeError(f"{source} can't be moved: {target} is there already; rename that folder.")
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        raise _explained(error, source) from error
 
 
 def remove(path: Path) -> None:

@@ -107,6 +107,7 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
                 column.prop(settings, "armature")
             column.prop(settings, "camera")
         layout.prop(settings, "range")
+        layout.prop(settings, "new_strip")
         self.draw_timing(layout, context, scene)
         column = layout.column(align=True)
         column.prop(settings, "width")

@@ -111,7 +111,7 @@ def test_text_and_still_clips_need_no_rig(engine, shot):
     shot.armature = None
     shot.mode, shot.prompt = "text", "rain on a window"
     text = finish(generate(current))
-    shot.mode = "still"
+    shot.mode, shot.new_strip = "still", True
     still = finish(generate(current))
     assert (text.state, still.state) == (JobState.DONE, JobState.DONE)
     assert text.request.still is None and text.request.poses is None and still.request.still is not None
@@ -125,7 +125,7 @@ def test_a_clip_beside_a_saved_file_is_found_relative_to_it(engine, shot, tmp_pa
     assert strip.directory == "//musev/Dancer/take_001/"
     assert job.take == tmp_path / "musev" / "Dancer" / "take_001"
     second = finish(generate(session.current))
-    assert second.take.name == "take_002" and len(all_strips()) == 2
+    assert second.take.name == "take_002" and len(all_strips()) == 1
 
 
 def test_a_still_can_be_what_a_strip_shows(engine, shot):
@@ -193,7 +193,7 @@ def test_ranges(engine, shot):
     scene.use_preview_range, scene.frame_preview_start, scene.frame_preview_end = True, 30, 34
     shot.range = "PREVIEW"
     preview = finish(generate(current))
-    shot.range = "STRIPS"  # the strip just placed is selected
+    shot.range, shot.new_strip = "STRIPS", True  # the strip just placed is selected
     selected = finish(generate(current))
     assert [(job.start, job.request.num_frames) for job in (preview, selected)] == [(30, 5), (30, 5)]
     assert [strips.span(strip) for strip in all_strips()] == [(30, 35), (30, 35)]

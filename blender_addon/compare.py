@@ -1,0 +1,96 @@
+"""Two takes at once: as a wipe, or side by side. Three temporary strips above the clip's own, which is left as it is.
+
+The strips are black, the take on the left and the one on the right; `strip.musev.compares` says which is which, so that
+a comparison can be ended in a file that was saved with one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+
+from . import stack, strips
+
+KINDS = (
+    ("WIPE", "Wipe", "The shown take left of a line, the other one right of it"),
+    ("SIDE", "Side by Side", "Both takes whole, at half their size"),
+)
+
+
+def parts(scene: bpy.types.Scene | None) -> dict[str, object]:
+    """The temporary strips of the scene's comparison by their part: 'back', 'left', 'right'; {} without one."""
+    if scene is None:
+        return {}
+    return {strip.musev.compares: strip for strip in strips.every_strip(scene) if strip.musev.compares}
+
+
+def compare(
+    scene: bpy.types.Scene, strip, left: list[Path], right: list[Path], kind: str, line: float
+) -> None:
+    """Lays two takes of a strip over it, frame on frame. line: where the wipe's line stands, from 0 (left) to 1.
+
+    Ends another comparison first. Raises StripError, and the timeline is untouched then.
+    """
+    start, end = strips.span(strip)
+    first, _ = strips.content(strip)
+    old = {other.as_pointer() for other in parts(scene).values()}
+    above = [
+        other.channel
+        for other in strips.every_strip(scene)
+        if other.as_pointer() not in old and strips.span(other)[0] < end and start < strips.span(other)[1]
+    ]
+    channel = max(above) + 1
+    if channel + 2 > strips.MAX_CHANNEL:
+        raise strips.StripError(
+            f"A comparison needs three channels above channel {channel - 1}, and there are {strips.MAX_CHANNEL}; move "
+            "the highest strip down."
+        )
+    finish(scene)
+    selected = [other for other in strips.every_strip(scene) if other.select]
+    back = strips.place_colour(scene, "Comparison", channel, start, end)
+    back.musev.compares = "back"
+    for number, (part, files) in enumerate((("left", left), ("right", right)), 1):
+        name = f"{part.title()}: {files[0].parent.name}"
+        placed = strips.place_images(scene, name, files, first, channel + number)
+        placed.musev.compares = part
+        strips.set_span(placed, start, min(end, first + len(files)))
+        placed.blend_type = "ALPHA_OVER"
+        _arrange(scene, strip, placed, files[0], part, kind, line)
+    for other in strips.every_strip(scene):
+        other.select = other in selected
+    scene.sequence_editor.active_strip = strip
+
+
+def finish(scene: bpy.types.Scene) -> int:
+    """Removes the comparison's strips; returns how many there were."""
+    found = list(parts(scene).values())
+    for strip in found:
+        strips.remove(scene, strip)
+    return len(found)
+
+
+def _arrange(scene: bpy.types.Scene, strip, placed, file: Path, part: str, kind: str, line: float) -> None:
+    """Puts one take where it belongs, as the clip's own strip has it: its place, size, turn and colour space."""
+    for name in ("offset_x", "offset_y", "scale_x", "scale_y", "rotation"):
+        setattr(placed.transform, name, getattr(strip.transform, name))
+    placed.use_flip_x, placed.use_flip_y = strip.use_flip_x, strip.use_flip_y
+    placed.colorspace_settings.name = strip.colorspace_settings.name
+    size = stack.picture_size(file)
+    own = stack.picture_size(stack.shown(strip) / strip.elements[0].filename) or size
+    if size and size != own:
+        placed.transform.scale_x *= own[0] / size[0]
+        placed.transform.scale_y *= own[1] / size[1]
+    if kind == "SIDE":
+        quarter = scene.render.resolution_x * scene.render.resolution_percentage / 400
+        for name in ("offset_x", "offset_y", "scale_x", "scale_y"):
+            setattr(placed.transform, name, getattr(placed.transform, name) / 2)
+        left_side = (part == "left") != strip.use_flip_x  # flipping comes last
+        placed.transform.offset_x += -quarter if left_side else quarter
+    elif size:
+        cut = round(size[0] * line)
+        left_side = (part == "left") != strip.use_flip_x
+        if left_side:
+            placed.crop.max_x = size[0] - cut if part == "left" else cut
+        else:
+            placed.crop.min_x = cut if part == "right" else size[0] - cut

@@ -1,0 +1,137 @@
+"""Settings recalled from a take: what its request says becomes the scene's settings again."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import bpy
+
+from .clip_folder import Take
+from .props import MusevSettings
+from .protocol import ClipRequest
+
+# setting: field of the request
+DIRECT = {
+    "prompt": "prompt", "negative_prompt": "negative_prompt", "width": "width", "height": "height",
+    "steps": "num_inference_steps", "seed": "seed", "model": "model", "between": "between",
+    "context_schedule": "context_schedule", "predictor": "predictor",
+}  # fmt: skip
+CONTROLS = {
+    "depth": "depth",
+    "normal_bae": "normal",
+    "lineart": "line",
+}  # a control's name: of the render settings
+# Told by the settings' other halves, or by the strip itself.
+ELSEWHERE = {
+    "mode", "result", "num_frames", "fps", "output_frames", "output_fps", "still", "poses", "posealign", "source",
+    "source_strength", "controls", "mask",
+}  # fmt: skip
+
+
+def recall(settings: MusevSettings, take: Take) -> list[str]:
+    """Sets all that it can; returns what could not be set, and why, a line each. The range stays as it is."""
+    request, inputs = take.request, take.record.get("inputs")
+    inputs = inputs if isinstance(inputs, dict) else {}
+    if not request:
+        return [take.problem or f"{take.name} tells no request"]
+    left = []
+    for setting, name in DIRECT.items():
+        _set(settings, setting, request.get(name), left)
+    _rates(settings, inputs.get("rates"), left)
+    _mode(settings, request, inputs, left)
+    _still(settings, request, inputs.get("still_source"), left)
+    if request.get("mode") == "pose":
+        settings.posealign = request.get("posealign") == "auto"
+        _cast(settings, inputs, left)
+    _render(settings, request, "source" in inputs, left)
+    known = {*DIRECT.values(), *ELSEWHERE}
+    for spec in dataclasses.fields(ClipRequest):
+        value = request.get(spec.name, spec.default)
+        value = tuple(value) if isinstance(value, list) else value
+        if spec.name not in known and value != spec.default:
+            left.append(f"{spec.name} was {value!r}, for which there is no setting")
+    return left
+
+
+def _set(owner, name: str, value, left: list[str]) -> None:
+    """Sets a property, if Blender takes the value as it is."""
+    try:
+        setattr(owner, name, value)
+        kept = getattr(owner, name)
+    except (TypeError, ValueError):
+        kept = None
+    if kept != value and not (isinstance(value, float) and abs(kept - value) < 1e-6):
+        left.append(f"{owner.bl_rna.properties[name].name} was {value!r}")
+
+
+def _rates(settings: MusevSettings, rates, left: list[str]) -> None:
+    try:
+        generated, timeline = Fraction(rates["generated"]), Fraction(rates["timeline"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        left.append("the rate isn't told")
+        return
+    settings.generate_at = "EVERY" if generated == timeline else "RATE"
+    if generated != timeline:
+        settings.generation_fps = float(generated)
+
+
+def _mode(settings: MusevSettings, request: dict, inputs: dict, left: list[str]) -> None:
+    if "source" in inputs:  # a 'video' clip whose strips were only looked at asks for 'still' or 'text'
+        settings.mode = "video"
+        left.append("the strips that it was made from; select them again")
+    else:
+        _set(settings, "mode", request.get("mode"), left)
+
+
+def _still(settings: MusevSettings, request: dict, source, left: list[str]) -> None:
+    if not request.get("still"):
+        if settings.mode != "text":
+            settings.still_source, settings.still_image = "IMAGE", None
+        return
+    strip, comma, frame = source.rpartition(", frame ") if isinstance(source, str) else ("", "", "")
+    if isinstance(source, str) and source in bpy.data.images:
+        settings.still_source, settings.still_image = "IMAGE", bpy.data.images[source]
+    elif comma:
+        settings.still_source, settings.still_strip = "STRIP", strip
+        left.append(f"the still is what '{strip}' shows at frame {frame}; go there")
+    else:
+        left.append(f"the still '{source}', which is not in this file")
+
+
+def _cast(settings: MusevSettings, inputs: dict, left: list[str]) -> None:
+    names = [
+        person["name"]
+        for person in inputs.get("people") or ()
+        if isinstance(person, dict) and "name" in person
+    ]
+    if settings.people:
+        for item in settings.people:
+            item.use = item.name in names
+        names = [name for name in names if name not in {item.name for item in settings.people}]
+    elif len(names) == 1 and names[0] in bpy.data.objects:
+        settings.armature, names = bpy.data.objects[names[0]], []
+    left.extend(f"the character '{name}'" for name in names)
+    camera = inputs.get("camera")
+    if camera is None or camera in bpy.data.objects:
+        settings.camera = bpy.data.objects[camera] if camera else None
+    else:
+        left.append(f"the camera '{camera}', which is not in this file")
+
+
+def _render(settings: MusevSettings, request: dict, from_strips: bool, left: list[str]) -> None:
+    """The pictures that the scene's renderer made, where they did not come from strips."""
+    if from_strips:
+        return
+    render = settings.render
+    asked = {c["name"]: c for c in request.get("controls") or () if isinstance(c, dict) and "name" in c}
+    for name, setting in CONTROLS.items():
+        control, told = getattr(render, setting), asked.pop(name, None)
+        control.use = told is not None
+        for part in ("scale", "start", "end") if told else ():
+            _set(control, part, told.get(part, getattr(control, part)), left)
+    left.extend(f"the control '{name}'" for name in asked)
+    render.use_mask = bool(request.get("mask"))
+    render.use_source = bool(request.get("source"))
+    if render.use_source:
+        _set(render, "source_strength", request.get("source_strength"), left)
