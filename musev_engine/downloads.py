@@ -65,10 +65,14 @@ def look_up(model: KnownModel, endpoint: str | None = None) -> list[Remote]:
             f"Unset it, or put the files into {models_folder() / model.folder} by hand.",
             code="offline",
         )
+    if model.url:  # on no hub: one file at an address of its own, which its hash makes sure of
+        (file,) = model.files
+        if file.size is None or file.sha256 is None:
+            raise ValueError(f"{model.id} has a url, and no size or sha256 to compare with")
+        return [Remote(file.name, model.url, file.sha256, file.size, "", file.sha256, False)]
     found: list[Remote] = []
-    for (
-        file
-    ) in model.files:  # after the first, the others are taken from the very same state of the repository
+    # after the first, the others are taken from the very same state of the repository
+    for file in model.files:
         revision = found[0].commit if found else model.revision
         found.append(_look_up_file(model, file, revision, endpoint))
     return found

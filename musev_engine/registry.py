@@ -58,7 +58,7 @@ class KnownModel:
     """One model. role: one of ROLES. folder: its place in a models folder; also: others that are searched.
 
     licence: None where nobody here could verify it; licence_url: where it stands. commercial: whether one may
-    sell what it makes, None where not known. url: where one gets it by hand if no hub has it, else "".
+    sell what it makes, None where not known. url: the address of its one file if no hub has it, else "".
     """
 
     id: str
@@ -323,9 +323,7 @@ def _missing(wanted: KnownModel, files: list[ModelFile]) -> EngineError:
     return EngineError(
         f"The model {wanted.id} isn't here: {names}, from {wanted.source}. Licence: {wanted.terms}",
         models_folder() / wanted.folder,
-        f"Run: musev models download {shlex.quote(wanted.id)}"
-        if not wanted.url
-        else "Download it to that place.",
+        f"Run: musev models download {shlex.quote(wanted.id)}",
         code="missing_model",
     )
 

@@ -196,26 +196,16 @@ def _print(found: dict) -> None:
         together.setdefault(lacks, []).append(row["mode"])
     for (ready, missing, packages), names in together.items():
         print(f"{'ok  ' if ready else '-   '}  {names[0]}{_and_controls(names)}")
-        for command in (*_commands(missing), *(f"the Python package {package}" for package in packages)):
-            print(f"        {command}")
+        if missing:
+            print(f"        musev models download {' '.join(missing)}")
+        for package in packages:
+            print(f"        the Python package {package}")
     for row in found["plugins"]:
         print(f"left out: the plug-in {row['name']} of {row['package']} ({row['group']}): {row['problem']}")
 
 
 def _and_controls(modes: list[str]) -> str:
     return "".join(f", {mode.removeprefix('video to clip by ')}" for mode in modes[1:])
-
-
-def _commands(missing: tuple[str, ...]) -> list[str]:
-    """How to get what is missing."""
-    from musev_engine import registry
-
-    by_hand = [registry.model(id) for id in missing if registry.model(id).url]
-    fetched = [id for id in missing if not registry.model(id).url]
-    return [
-        *([f"musev models download {' '.join(fetched)}"] if fetched else []),
-        *(f"{model.url} to {registry.models_folder() / model.folder}" for model in by_hand),
-    ]
 
 
 def _torch() -> str:

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -257,6 +258,27 @@ def test_people_read_tables(musev, hub):
     status, out, _ = musev("show", "annotator-dwpose")
     assert status == 0 and "216,746,733 bytes" in out and "not here; goes to" in out
     assert musev("add", "/")[0] == 1
+
+
+def test_a_file_that_no_hub_has_comes_from_its_own_address_and_is_compared(musev, hub, monkeypatch):
+    whole = b"landmarks" * 1000
+    hub.files["some/body"] = {"face_landmarker.task": whole}
+    known = registry.known()
+    (file,) = known["annotator-face_landmarker"].files
+
+    def told(content):
+        return replace(file, size=len(whole), sha256=hashlib.sha256(content).hexdigest())
+
+    at = replace(
+        known["annotator-face_landmarker"], url=f"{hub.url}/some/body/resolve/main/face_landmarker.task"
+    )
+    monkeypatch.setitem(known, at.id, replace(at, files=(told(b"something else"),)))
+    status, _, said = get(musev, at.id)
+    assert status == 7 and "sha256" in said and not registry.installed(at.id)
+    monkeypatch.setitem(known, at.id, replace(at, files=(told(whole),)))
+    status, _, said = get(musev, at.id)
+    assert status == 0 and "Apache-2.0" in said
+    assert registry.find(at.id).read_bytes() == whole and registry.verify(at.id) == {file.name: "ok"}
 
 
 def test_the_shipped_model_is_listed_shown_and_never_fetched(musev):

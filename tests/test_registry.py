@@ -40,6 +40,9 @@ def test_every_row_can_be_used():
     for model in models.values():
         assert model.role in registry.ROLES and model.files and model.about
         assert model.licence_url.startswith("https://")
+        if model.url:
+            (file,) = model.files
+            assert model.url.startswith("https://") and file.size and file.sha256
         assert all(len(file.sha256) == 64 for file in model.files if file.sha256)
         assert not any(Path(place).is_absolute() or ".." in Path(place).parts for place in places)
     assert {model.role for model in models.values()} == set(registry.ROLES)
