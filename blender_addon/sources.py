@@ -102,6 +102,13 @@ class Choice:
     names: frozenset[str] | None
     meta: str = ""
 
+    def gone(self, scene: bpy.types.Scene) -> str:
+        """The first of its strips, and of the meta they lie in, that the scene no longer has; "" for none."""
+        here = {strip.name for strip in strips.every_strip(scene)}
+        return min(
+            (name for name in (self.meta, *(self.names or ())) if name and name not in here), default=""
+        )
+
     def among(self, level: Iterable) -> list:
         """The strips of `level` that it names."""
         return [strip for strip in level if self.names is None or strip.name in self.names]
@@ -293,6 +300,8 @@ class StripCapture:
             animation.action = copy.mark(animation.action.copy())
             if slot is not None:
                 animation.action_slot = animation.action.slots[slot.identifier]
+        if gone := self.choice.gone(scene):
+            raise SourceError(f"Strip '{gone}' is no longer in scene '{self.choice.scene}'; generate again.")
         last = max(nearest_frames(self.times))
         strips.keep_only(scene, self.choice.names, self.choice.meta, last)
         for thing in (*scene.collection.children, *scene.collection.objects):

@@ -390,6 +390,19 @@ def test_an_error_on_the_way_leaves_nothing(timeline):
     assert dump() == before
 
 
+def test_strips_deleted_meanwhile_are_named(timeline):
+    strip = timeline.image()
+    select(timeline, strip)
+    timeline.colour(2, (1, 0, 0)).select = False
+    reading = capture(timeline)
+    strips.top_strips(timeline.scene).remove(strip)
+    before = dump()
+    with pytest.raises(sources.SourceError, match="Strip 'picture' is no longer in scene 'Scene'"):
+        reading.advance(math.inf)
+    reading.cancel()
+    assert dump() == before
+
+
 def test_the_undo_stack_is_the_artists_own_and_undoing_meanwhile_does_no_harm(timeline):
     select(timeline, timeline.image())
     bpy.ops.ed.undo_push(message="before")
