@@ -32,6 +32,7 @@ from server.measures import Measures, Work, cost_of, fitted
 
 MEMORY = "memory"  # kept beside the phases
 NET_SHARE = 0.4  # of a prediction's cost that a ControlNet adds: it is the UNet's encoder half
+DECODED_AT_ONCE = 1.05  # megapixels, see `musev_engine.frames`
 SPARE = 0.95  # of the free memory, that a clip may take
 LEAST_SIDE, LEAST_WINDOW = 64, 4  # pixels, frames
 SMI_S = 5.0  # what it may take
@@ -52,13 +53,21 @@ class Prior(NamedTuple):
     memory: Work
 
 
-# Of the embedded model: measured on two cores of a server and on an H100. Of the others: counted, for a processor of
+# Of the embedded model: measured on a core of a server; on a GPU guessed. Of the others: counted, for a processor of
 # 0.3 and a GPU of 30 teraflops; memory as MuseV's README tells it for 512 x 512 x 12 frames, twice that on a CPU.
 PRIORS = {
-    ("mini", "cpu"): Prior((8.0,), (0.1, 2.0), (0.05, 4.0, 4.0), (0.004, 6.0), (0.2,), (1250.0, 400.0, 100.0)),
-    ("mini", "cuda"): Prior((8.0,), (0.1, 0.3), (0.02, 0.02, 0.02), (0.002, 0.2), (0.2,), (300.0, 500.0, 1.0)),
-    ("", "cpu"): Prior((60.0,), (5.0, 30.0), (0.1, 10.0, 8.0), (0.02, 30.0), (0.2,), (13e3, 1900.0, 30.0)),
-    ("", "cuda"): Prior((30.0,), (1.0, 0.5), (0.03, 0.12, 0.1), (0.005, 0.4), (0.2,), (6.5e3, 950.0, 1.0)),
+    ("mini", "cpu"): Prior(
+        (5.0,), (0.03, 2.0), (0.02, 1.2, 0.5), (0.002, 3.5), (0.2,), (1200.0, 300.0, 500.0, 5.0)
+    ),
+    ("mini", "cuda"): Prior(
+        (8.0,), (0.1, 0.3), (0.02, 0.02, 0.02), (0.002, 0.2), (0.2,), (300.0, 300.0, 500.0, 0.1)
+    ),
+    ("", "cpu"): Prior(
+        (60.0,), (5.0, 30.0), (0.1, 10.0, 8.0), (0.02, 30.0), (0.2,), (13e3, 1900.0, 2000.0, 10.0)
+    ),
+    ("", "cuda"): Prior(
+        (30.0,), (1.0, 0.5), (0.03, 0.12, 0.1), (0.005, 0.4), (0.2,), (6.5e3, 950.0, 1000.0, 0.1)
+    ),
 }  # fmt: skip
 
 
@@ -94,7 +103,12 @@ def work_of(request: ClipRequest) -> dict[str, Work]:
         "first frame": predictions(1, 1),
         "denoise": predictions(windows, length + 1),  # a condition frame stands beside each window
         "decode": (float(n), megapixels * (n + between)),
-        MEMORY: (1.0, rows * (1 + NET_SHARE * nets) * (length + 1) * megapixels, megapixels * (n + read)),
+        MEMORY: (
+            1.0,  # the model
+            rows * (1 + NET_SHARE * nets) * (length + 1) * megapixels,  # a window
+            min(n * megapixels, max(megapixels, DECODED_AT_ONCE)),
+            megapixels * (n + read),  # all pictures
+        ),
     }
     if request.still or not steps:
         del work["first frame"]

@@ -75,7 +75,11 @@ def fitted(prior: Work, measured: Sequence[tuple[Work, float]], *, one_scale: bo
     First the whole prior is scaled to them, if it has one_scale, as times have: a faster machine is faster at all.
     Then each cost is free to leave it (ridge regression, Hoerl and Kennard 1970), as far as the measured ones say.
     """
-    measured = [(work, cost) for work, cost in measured if cost > 0 and cost_of(work, prior) > 0]
+    measured = [  # an older engine may have counted other sums
+        (work, cost)
+        for work, cost in measured
+        if len(work) == len(prior) and cost > 0 and cost_of(work, prior) > 0
+    ]
     if not measured:
         return prior
     scale = median(cost / cost_of(work, prior) for work, cost in measured) if one_scale else 1.0

@@ -54,7 +54,7 @@ class Machine:
             ]
             for phase, costs in {
                 "load": (5.0,), "prepare": (0.3, 1.0), "first frame": (0.1, 5.0, 5.0), "denoise": (0.1, 5.0, 5.0),
-                "decode": (0.01, 5.0), MEMORY: (1500.0, 700.0, 50.0),
+                "decode": (0.01, 5.0), MEMORY: (1500.0, 400.0, 500.0, 5.0),
             }.items()
         }  # fmt: skip
 
@@ -99,8 +99,10 @@ def test_with_many_clips_the_law_itself_is_found(measures):
         request = some_request(rng)
         estimator.learn(request, machine.make(request), cold=True)
     request = some_request(rng)
-    for phase, seconds in estimator.seconds(request, True).items():
-        assert seconds == pytest.approx(machine.law(phase, work_of(request)[phase]), rel=0.05), phase
+    told = estimator.seconds(request, True)
+    real = {phase: machine.law(phase, work_of(request)[phase]) for phase in told}
+    assert sum(told.values()) == pytest.approx(sum(real.values()), rel=0.03)
+    assert told == pytest.approx(real, rel=0.15)
     assert (
         estimator.known(request) == KEPT and estimator.known(dataclasses.replace(request, model="other")) == 0
     )
@@ -112,6 +114,7 @@ def test_costs_are_never_negative_and_one_clip_scales_the_prior():
     shrinking = [((1.0, float(work)), 10.0 / work) for work in (1, 2, 5, 10)]
     assert min(fitted((1.0, 1.0), shrinking)) == 0.0
     assert cost_of((1.0, 100.0), fitted((1.0, 1.0), shrinking)) > 0
+    assert fitted((1.0, 2.0), [((5.0,), 10.0), ((1.0, 2.0, 3.0), 4.0)]) == (1.0, 2.0)  # an older engine's
     assert fitted((1.0,), [((0.0,), 1.0)]) == (1.0,)  # what no work was done for says nothing
 
 
