@@ -29,6 +29,7 @@ ATTRIBUTES = {
     "QUATERNION": ("value", np.float32, 4), "INT32_2D": ("value", np.int32, 2), "INT16_2D": ("value", np.int32, 2),
     "FLOAT4X4": ("value", np.float32, 16),
 }  # fmt: skip
+RESOLUTIONS = ("render_resolution_u", "render_resolution_v", "render_resolution")  # of curves and metaballs
 AS_MESH = ("MESH", "CURVE", "SURFACE", "FONT", "META")
 WITH_ATTRIBUTES = ("CURVES", "POINTCLOUD")
 UNSEEN = ("is_active", "execution_time", "show_expanded")  # properties of modifiers that no picture shows
@@ -138,7 +139,7 @@ def fingerprint(
     render = scene.render
     told = (
         render.pixel_aspect_x, render.pixel_aspect_y, render.use_simplify, render.simplify_subdivision_render,
-        *_layers(scene.view_layers[0].layer_collection),
+        *_layers(scene.view_layers[0].layer_collection), *_settings(scene.cycles_curves),
     )  # fmt: skip
     digest.update(repr(told).encode())
     seen: dict[int, int] = {}  # address of evaluated data -> which one it was
@@ -155,6 +156,9 @@ def fingerprint(
         data = thing.data
         if thing.type not in (*AS_MESH, *WITH_ATTRIBUTES):
             continue
+        in_renders = [getattr(thing.data, name, None) for name in RESOLUTIONS]
+        digest.update(repr(in_renders).encode())
+        digest.update(repr(_settings(thing.original.cycles)).encode())
         new = data.as_pointer() not in seen
         digest.update(seen.setdefault(data.as_pointer(), len(seen)).to_bytes(4, "little"))
         if new:
@@ -240,17 +244,20 @@ def _hash_attributes(digest, data) -> None:
         digest.update(np.array([curve.points_length for curve in data.curves], np.int32))
 
 
-def _settings(modifier: bpy.types.Modifier) -> list:
-    """Every setting of a modifier, those of geometry nodes among them."""
+def _settings(struct: bpy.types.bpy_struct) -> list:
+    """Every setting of a modifier (those of geometry nodes among them) or of Cycles.
+
+    Settings may say less or more than what is seen, so a picture may be rendered in vain, but never be a wrong one.
+    """
     told = []
-    for spec in modifier.bl_rna.properties:
-        value = getattr(modifier, spec.identifier, None)
+    for spec in struct.bl_rna.properties:
+        value = getattr(struct, spec.identifier, None)
         if spec.type == "POINTER":
             told.append(getattr(value, "name_full", None))
         elif spec.type != "COLLECTION" and spec.identifier not in UNSEEN:
             told.append(tuple(value) if getattr(spec, "is_array", False) else value)
-    if modifier.type == "NODES":
-        told.extend((name, str(value)) for name, value in modifier.items())
+    if isinstance(struct, bpy.types.NodesModifier):
+        told.extend((name, str(value)) for name, value in struct.items())
     return told
 
 

@@ -29,7 +29,7 @@ from .people import parts_of_all
 from .stage import RenderError, Stage
 
 GEOMETRY_CONTROLS = ("depth", "normal_bae", "lineart")
-BAND = 16  # rows of a clip's picture that are made at a time
+BAND = 8  # rows of a clip's picture that are made at a time
 
 
 @dataclass(frozen=True)

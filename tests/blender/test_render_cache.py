@@ -67,6 +67,7 @@ CHANGES = {
     "being seen by cameras": lambda thing: setattr(bpy.data.objects["Second"], "visible_camera", False),
     "the render's proportions": lambda thing: setattr(bpy.context.scene.render, "resolution_x", 500),
     "something new": lambda thing: bpy.ops.mesh.primitive_cube_add(size=0.2, location=(0, -2, 0.5)),
+    "a curve, in renders alone": lambda thing: setattr(bpy.data.curves["Text"], "render_resolution_u", 3),
     "a text": lambda thing: setattr(bpy.data.curves["Text"], "body", "other"),
     "a collection": lambda thing: setattr(
         bpy.context.view_layer.layer_collection.children["Apart"], "exclude", True
