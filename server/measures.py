@@ -15,7 +15,7 @@ from statistics import median
 Work = tuple[float, ...]  # how often each cost of a phase is paid
 KEPT = 20  # clips of a model, device and phase
 FADING = 0.9  # a clip counts this much of the one after it: machines change
-LEANING = 0.02  # the prior's weight against one clip's: their noise squared (0.14²) if the prior is off by 1
+LEANING = 0.005  # the prior's weight against one clip's: their noise squared (0.07²) if the prior is off by 1
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS measures (

@@ -101,7 +101,7 @@ def test_with_many_clips_the_law_itself_is_found(measures):
     request = some_request(rng)
     told = estimator.seconds(request, True)
     real = {phase: machine.law(phase, work_of(request)[phase]) for phase in told}
-    assert sum(told.values()) == pytest.approx(sum(real.values()), rel=0.03)
+    assert sum(told.values()) == pytest.approx(sum(real.values()), rel=0.05)
     assert told == pytest.approx(real, rel=0.15)
     assert (
         estimator.known(request) == KEPT and estimator.known(dataclasses.replace(request, model="other")) == 0
