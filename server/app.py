@@ -213,7 +213,10 @@ class App:
         await self.announce()
 
     async def look_for_menus(self) -> None:
-        self._menus = await asyncio.to_thread(self._find_menus)
+        try:
+            self._menus = await asyncio.to_thread(self._find_menus)
+        except (OSError, ValueError) as error:
+            print(f"What one may choose from can't be read: {error}", file=sys.stderr)
         await self.announce()
 
     # --- clients --------------------------------------------------------------------------------------

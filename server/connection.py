@@ -64,7 +64,7 @@ class Client:
         try:
             message = protocol.decode(raw)
             await self._do(message)
-        except (ProtocolError, OSError, sqlite3.Error) as error:
+        except (ValueError, OSError, sqlite3.Error) as error:  # ProtocolError and EngineError are ValueErrors
             whose = (getattr(message, name, None) for name in ("job", "id"))
             await self.send(Refused(problem_of(error), *whose))
 

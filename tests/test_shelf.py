@@ -120,6 +120,16 @@ def test_a_model_is_downloaded_verified_and_removed_and_everybody_is_told(talk, 
     assert (refused.problem.code, refused.model) == ("missing_model", CANNY)
 
 
+def test_a_models_folder_that_cannot_be_read_is_told(talk):
+    registry.models_folder().mkdir()
+    (registry.models_folder() / registry.FOLDERS).write_text("{")
+    ask(talk, AskModels())
+    problem = talk.until(Refused).problem
+    assert "can't be read" in problem.message and problem.remedy
+    (registry.models_folder() / registry.FOLDERS).unlink()
+    assert shelf(talk)[0].models  # the connection stays
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
