@@ -20,7 +20,7 @@ from ..takes import write_whole
 
 VERSION = 1  # of the pictures; another one is another hash
 LIMIT_BYTES = 1 << 30  # of the whole folder; what was used longest ago goes first
-MAGIC = b"musev.r1"
+MAGIC, HEAD = b"musev.r2", "<8s7I"
 # Element type of an attribute -> the property that holds it, its kind, numbers in it. UV maps and colours aren't among
 # them: overridden materials read none, and the Bevel modifier's UVs differ in their last bit from time to time.
 ATTRIBUTES = {
@@ -45,38 +45,57 @@ RENDERED = (*AS_MESH, *WITH_ATTRIBUTES, "VOLUME", "GPENCIL", "GREASEPENCIL")
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of one frame. inverse: (h, w) float32 1/metres, coverage: (h, w) float32, as `pictures.
-    inverse_depth` gives them. normal, line: PNG files; mask: one, or empty."""
+    """What is kept of one frame. packed: its depths, by `DepthPacker`; normal, line: PNG files; mask: one, or empty."""
 
-    inverse: np.ndarray
-    coverage: np.ndarray
+    height: int
+    width: int
+    packed: bytes
     normal: bytes
     line: bytes
     mask: bytes
 
+    @property
+    def depths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse depth and coverage, (h, w) float32, as `pictures.inverse_depth` gives them."""
+        rows = np.frombuffer(zlib.decompress(self.packed), "<f4").reshape(self.height, 2, self.width)
+        return rows[:, 0], rows[:, 1]
+
     def to_bytes(self) -> bytes:
-        depths = np.stack([self.inverse, self.coverage]).astype("<f4")
-        parts = (zlib.compress(depths.tobytes(), 1), self.normal, self.line, self.mask)
+        parts = (self.packed, self.normal, self.line, self.mask)
         body = b"".join(parts)
-        return struct.pack(
-            "<8s7I", MAGIC, zlib.crc32(body), *self.inverse.shape, *map(len, parts)
-        ) + body  # fmt: skip
+        return struct.pack(HEAD, MAGIC, zlib.crc32(body), self.height, self.width, *map(len, parts)) + body
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Record | None:
         """None for anything but a whole record."""
-        head = struct.calcsize("<8s7I")
-        if len(raw) < head:
+        at = struct.calcsize(HEAD)
+        if len(raw) < at:
             return None
-        magic, checksum, height, width, *sizes = struct.unpack_from("<8s7I", raw)
-        if magic != MAGIC or len(raw) != head + sum(sizes) or zlib.crc32(raw[head:]) != checksum:
+        magic, checksum, height, width, *sizes = struct.unpack_from(HEAD, raw)
+        if magic != MAGIC or len(raw) != at + sum(sizes) or zlib.crc32(raw[at:]) != checksum:
             return None
         parts = []
         for size in sizes:
-            parts.append(raw[head : head + size])
-            head += size
-        inverse, coverage = np.frombuffer(zlib.decompress(parts[0]), "<f4").reshape(2, height, width)
-        return cls(inverse, coverage, *parts[1:])
+            parts.append(raw[at : at + size])
+            at += size
+        return cls(height, width, *parts)
+
+
+class DepthPacker:
+    """Packs a frame's depths some rows at a time."""
+
+    def __init__(self) -> None:
+        self._packer = zlib.compressobj(1)
+        self._packed: list[bytes] = []
+
+    def add(self, inverse: np.ndarray, coverage: np.ndarray) -> None:
+        """The next rows, both (rows, w) float32."""
+        self._packed.append(
+            self._packer.compress(np.stack([inverse, coverage], axis=1).astype("<f4").tobytes())
+        )
+
+    def finish(self) -> bytes:
+        return b"".join((*self._packed, self._packer.flush()))
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,16 @@ import numpy as np
 
 from ..captures import picture_blobs
 from ..protocol import ClipRequest, Control
-from ..stills import encode_png, png_size
+from ..stills import png_pieces, png_size
 from . import cache, pictures, setups
-from .cache import Record, Store
+from .cache import DepthPacker, Record, Store
 from .exr import Exr
 from .people import parts_of_all
 from .stage import RenderError, Stage
 
 GEOMETRY_CONTROLS = ("depth", "normal_bae", "lineart")
 BAND = 8  # rows of a clip's picture that are made at a time
+PACKED_ROWS = 64  # and that are packed at a time
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,14 @@ class RenderCapture:
     done: int = 0
     rendered: int = 0
     pngs: dict[str, list[bytes]] = field(default_factory=dict)
-    _depths: list[bytes] = field(default_factory=list)  # packed, for there may be thousands of frames
+    _records: list[Record] = field(default_factory=list)
     _limits: list[tuple[float, float, bool] | None] = field(default_factory=list)
     _stages: dict[str, Stage] = field(default_factory=dict)
     _folder: Path | None = None
     _rendering: bool = False
     _key: str | None = None
     _reduction: Iterator[Record | None] | None = None
+    _drawing: Iterator[bytes | None] | None = None
     _packing: Iterator[tuple[str, str, bytes]] | None = None
     _blobs: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
@@ -126,8 +128,7 @@ class RenderCapture:
     @property
     def depths(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Inverse depth and coverage of every frame, where depth is wanted, as `pictures.inverse_depth` gives them."""
-        records = map(Record.from_bytes, self._depths)
-        return [(record.inverse, record.coverage) for record in records]
+        return [record.depths for record in self._records]
 
     # --- step by step -----------------------------------------------------------------------------
 
@@ -237,7 +238,7 @@ class RenderCapture:
         line_width = max(2, round(block * max(1.0, min(self.width, self.height) / 256)))
         names = parts_of_all(self.wanted.people or ())
         wanted = [number for name, number in exr.objects.items() if name in names]
-        shown: list[list[np.ndarray]] = [[], [], [], [], []]
+        depths, shown = DepthPacker(), ([], [], [])
         for first in range(0, self.height, BAND):
             last = min(first + BAND, self.height)
             above = min(first * block, line_width + 1)  # rows whose lines reach into these
@@ -248,18 +249,22 @@ class RenderCapture:
                 np.ascontiguousarray(exr.rows("CryptoObject00", "R", *rows)[..., 0]).view(np.uint32), to_camera,
             )  # fmt: skip
             inner = slice(above, above + (last - first) * block)
-            inverse, coverage = pictures.inverse_depth(wide.depth[inner], block)
+            depths.add(*pictures.inverse_depth(wide.depth[inner], block))
             line = pictures.block_mean(pictures.lines(wide, orthographic, line_width)[inner], block)
             parts = (
-                inverse, coverage, pictures.normal_picture(wide.normals[inner], block),
+                pictures.normal_picture(wide.normals[inner], block),
                 np.rint(line * 255).astype(np.uint8), pictures.mask(wide.ids[inner], wanted, block),
             )  # fmt: skip
             for rows_so_far, part in zip(shown, parts, strict=True):
                 rows_so_far.append(part)
             yield None
-        inverse, coverage, normal, line, mask = map(np.concatenate, shown)
-        mask_png = encode_png(mask) if self.wanted.people is not None else b""
-        yield Record(inverse, coverage, encode_png(normal), encode_png(line), mask_png)
+        pngs = []
+        for picture in shown if self.wanted.people is not None else shown[:2]:
+            packing = _png(np.concatenate(picture))
+            while (png := next(packing)) is None:
+                yield None
+            pngs.append(png)
+        yield Record(self.height, self.width, depths.finish(), *pngs, *[b""] * (3 - len(pngs)))
 
     def _keep(self, record: Record) -> None:
         if self._reduction is not None:
@@ -272,21 +277,28 @@ class RenderCapture:
                         f"A rendered frame can't be kept in {self.store.folder}: {error}"
                     ) from error
         if self._wants("depth"):
-            self._depths.append(Record(record.inverse, record.coverage, b"", b"", b"").to_bytes())
-            self._limits.append(pictures.depth_limits(record.inverse, record.coverage))
+            # The pictures are in `pngs`, and of the depths there may be thousands.
+            self._records.append(dataclasses.replace(record, normal=b"", line=b"", mask=b""))
+            self._limits.append(pictures.depth_limits(*record.depths))
         for name, png in (("normal_bae", record.normal), ("lineart", record.line), ("mask", record.mask)):
             if png and (name == "mask" or self._wants(name)):
                 self.pngs.setdefault(name, []).append(png)
         self.done += 1
 
     def _draw(self, index: int) -> None:
-        """The depth picture of a frame, now that all frames' depths are known."""
+        """Some of the depth picture of a frame, now that all frames' depths are known."""
         if self._wants("depth"):
-            far, near = pictures.range_limits(self._limits)
-            record = Record.from_bytes(self._depths[index])
-            picture = pictures.depth_picture(record.inverse, record.coverage, far, near)
-            self.pngs.setdefault("depth", []).append(encode_png(picture))
+            self._drawing = self._drawing or self._depth_png(self._records[index])
+            if (png := next(self._drawing)) is None:
+                return
+            self._drawing = None
+            self.pngs.setdefault("depth", []).append(png)
         self.done += 1
+
+    def _depth_png(self, record: Record) -> Iterator[bytes | None]:
+        picture = pictures.depth_picture(*record.depths, *pictures.range_limits(self._limits))
+        yield None
+        yield from _png(picture)
 
     def _wants(self, control: str) -> bool:
         return any(wanted.name == control for wanted in self.wanted.controls)
@@ -305,3 +317,12 @@ class RenderCapture:
             None if people is None else sorted(parts_of_all(people)),
         )  # fmt: skip
         return cache.fingerprint(scene, depsgraph, about, own)
+
+
+def _png(picture: np.ndarray) -> Iterator[bytes | None]:
+    """Packs a picture some rows at a time; yields None until the file is whole."""
+    pieces = []
+    for piece in png_pieces(picture, PACKED_ROWS):
+        pieces.append(piece)
+        yield None
+    yield b"".join(pieces)

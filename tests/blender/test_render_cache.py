@@ -160,7 +160,7 @@ def test_a_damaged_file_is_rendered_anew(ball):
 
 
 def test_the_oldest_go_when_there_are_too_many(tmp_path):
-    record = cache.Record(np.ones((4, 4), np.float32), np.ones((4, 4), np.float32), b"n" * 500, b"l", b"")
+    record = cache.Record(4, 4, b"d", b"n" * 500, b"l", b"")
     store = cache.Store(tmp_path, limit=3 * len(record.to_bytes()))
     for number in range(3):
         store.put(f"{number}", record)
@@ -174,12 +174,14 @@ def test_the_oldest_go_when_there_are_too_many(tmp_path):
 
 
 def test_a_record_is_read_as_it_was_written():
-    rng = np.random.default_rng(0)
-    depths = rng.random((2, 5, 7), np.float32)
-    record = cache.Record(*depths, b"normal", b"line", b"mask")
+    depths = np.random.default_rng(0).random((2, 5, 7), np.float32)
+    packer = cache.DepthPacker()
+    for rows in (slice(0, 3), slice(3, 5)):
+        packer.add(*depths[:, rows])
+    record = cache.Record(5, 7, packer.finish(), b"normal", b"line", b"mask")
     again = cache.Record.from_bytes(record.to_bytes())
-    assert np.array_equal(again.inverse, depths[0]) and np.array_equal(again.coverage, depths[1])
-    assert (again.normal, again.line, again.mask) == (b"normal", b"line", b"mask")
+    assert again == record
+    assert all(np.array_equal(found, true) for found, true in zip(again.depths, depths, strict=True))
 
 
 def test_fewer_points_a_pixel_for_larger_pictures():
