@@ -186,9 +186,21 @@ def test_parts_are_switched_off(here, monkeypatch):
         yield pipeline.Frames(0, np.zeros((1, 64, 64, 3), np.uint8))
 
     monkeypatch.setattr(pipeline, "generate", generate)
-    for off in ((), ("--referencenet_model_name=no",), ("--ip_adapter_model_name=no",), ("--compat=musev",)):
+    reads = "--referencenet_model_name"
+    for off in (
+        (), (f"{reads}=no",), (f"{reads}=reference_only",), ("--ip_adapter_model_name=no",), ("--compat=musev",)
+    ):  # fmt: skip
         assert mini("text2video", "--prompt=a", "--overwrite", "--still-file=still.png", *off) == 0
-    assert seen == [(False, False), (True, False), (False, True), (True, True)]
+    assert seen == [(False, False), (True, False), (True, False), (False, True), (True, True)]
+
+
+def test_the_image_model_itself_reads_references(here):
+    made = {}
+    for reads in ("reference_only", "no"):
+        argv = ("--prompt=a", "--seed=1", "--still-file=still.png", f"--referencenet_model_name={reads}")
+        assert mini("text2video", *argv, f"--output_dir={reads}", "--save_filetype=images") == 0
+        made[reads] = [path.read_bytes() for path in sorted((here / reads).rglob("*.png"))]
+    assert made["no"] and made["no"] != made["reference_only"]
 
 
 @pytest.mark.parametrize(
