@@ -10,7 +10,7 @@ import bpy
 import montage
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import scene_copy, sources, stills, strips
+from bl_ext.user_default.musev import captures, scene_copy, sources, stills, strips
 from bl_ext.user_default.musev.protocol import ClipRequest, Control, Pictures, blob_sha256
 from montage import HEIGHT, KINDS, LENGTH, WIDTH, Montage
 
@@ -383,7 +383,7 @@ def test_an_error_on_the_way_leaves_nothing(timeline):
     reading.advance(0.0)
     timeline.scene.name = "Renamed"
     bpy.data.scenes.remove(reading._copy.found)
-    with pytest.raises(sources.CaptureError, match="Scene 'Scene' is no longer in this file"):
+    with pytest.raises(captures.CaptureError, match="Scene 'Scene' is no longer in this file"):
         reading.advance(math.inf)
     reading.cancel()
     timeline.scene.name = "Scene"
