@@ -394,7 +394,7 @@ class Remedy(Record):
 class ShelfModel(Record):
     """One known model. licence: its name, as `DownloadModel` must say it. commercial: whether one may sell what it
     makes, None where not known. size_bytes: None where not known. installed: all its files are here. removable: they
-    lie in the engine's own models folder. url: where it comes from; by_hand: no hub has it, one gets it there oneself.
+    lie in the engine's own models folder. url: where it comes from.
     """
 
     id: str = limited(pattern=MODEL_ID)
@@ -407,7 +407,6 @@ class ShelfModel(Record):
     installed: bool = False
     removable: bool = False
     url: str = ""
-    by_hand: bool = False
 
 
 # --- client → engine ------------------------------------------------------------------------------

@@ -32,14 +32,11 @@ class Shelf:
         self._cancelled = False  # what is being done now
 
     async def download(self, id: str, licence_accepted: str) -> None:
-        """Raises ProtocolError: "unknown_model", "offline", "licence_not_accepted" or "by_hand"."""
+        """Raises ProtocolError: "unknown_model", "offline" or "licence_not_accepted"."""
         model, shown = _known(id), licence_of(_known(id))
         if reason := offline():
             remedy = "Start the engine online, or put the model's files into its models folder by hand."
             raise ProtocolError(reason, id, remedy, "offline")
-        if model.url:
-            remedy = f"Get it from {model.url}, and put it into the engine's models folder."
-            raise ProtocolError("No hub has this model", id, remedy, "by_hand")
         if licence_accepted != shown:
             remedy = f"Read it at {model.licence_url}; who accepts it says its name: {shown}"
             raise ProtocolError(
@@ -132,7 +129,7 @@ def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
     models = tuple(
         ShelfModel(
             model.id, model.role, model.about, licence_of(model), model.licence_url, model.commercial, model.size,
-            registry.installed(model.id), removable(model), model.source, bool(model.url),
+            registry.installed(model.id), removable(model), model.source,
         )
         for model in registry.known().values()
     )  # fmt: skip

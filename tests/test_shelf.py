@@ -75,11 +75,8 @@ def test_the_shelf_tells_every_known_model_and_no_path(talk, tmp_path):
     assert list(models) == list(registry.known()) and told.offline == ""
     canny, musev = models[CANNY], models["musev"]
     assert (canny.role, canny.licence, canny.commercial) == ("controlnet", LICENCE, True)
-    assert not (canny.installed or canny.removable or canny.by_hand) and canny.licence_url.startswith(
-        "https://"
-    )
+    assert not (canny.installed or canny.removable) and canny.licence_url.startswith("https://")
     assert musev.commercial is False and musev.title
-    assert any(model.by_hand for model in models.values())
     assert any(model.licence == "unknown" and model.commercial is None for model in models.values())
     assert [model.name for model in told.ready] == ["mini"]
     assert str(tmp_path) not in repr(told)
