@@ -104,10 +104,11 @@ def read(folder: Path) -> Clip:
     """
     try:
         with os.scandir(folder) as entries:
-            dirs = sorted(
-                (takes.number(e.name), e.name, e.stat().st_mtime_ns) for e in entries if _is_take(e)
-            )
-        looks = (_stamp(folder / MARKS), *dirs)
+            dirs = sorted((takes.number(e.name), e.name) for e in entries if _is_take(e))
+        looks = (
+            _stamp(folder / MARKS),
+            *((name, _stamp(folder / name / takes.SIDECAR)) for _, name in dirs),
+        )
     except OSError as error:
         raise takes.TakeError(
             f"The takes of this strip are missing: {folder} can't be read ({error.strerror or error}). Bring the "
@@ -116,7 +117,7 @@ def read(folder: Path) -> Clip:
     known = _read.get(folder)
     if known is None or known[0] != looks:
         marks, problem = _marks(folder)
-        found = tuple(_take(folder / name, marks.get(name, Mark())) for _, name, _ in dirs)
+        found = tuple(_take(folder / name, marks.get(name, Mark())) for _, name in dirs)
         _read[folder] = known = (looks, Clip(folder, found, problem))
     return known[1]
 
@@ -175,11 +176,13 @@ def _is_take(entry: os.DirEntry) -> bool:
     return takes.number(entry.name) > 0 and entry.is_dir()
 
 
-def _stamp(path: Path) -> int:
+def _stamp(path: Path) -> tuple[int, int]:
+    """What a file looks like from outside: it changes when the file does."""
     try:
-        return path.stat().st_mtime_ns
+        state = path.stat()
     except FileNotFoundError:
-        return 0
+        return (0, 0)
+    return (state.st_mtime_ns, state.st_size)
 
 
 def _take(folder: Path, its_mark: Mark) -> Take:

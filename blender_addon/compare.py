@@ -55,7 +55,9 @@ def compare(
         placed = strips.place_images(scene, name, files, first, channel + number)
         placed.musev.compares = part
         strips.set_span(placed, start, min(end, first + len(files)))
-        placed.blend_type = "ALPHA_OVER"
+        # Over black this is the picture itself. ALPHA_OVER may hide what lies below a cropped strip: Blender leaves out
+        # strips under one that it takes for opaque, and judges by sizes that it has not yet read from the files.
+        placed.blend_type = "LIGHTEN"
         _arrange(scene, strip, placed, files[0], part, kind, line)
     for other in strips.every_strip(scene):
         other.select = other in selected

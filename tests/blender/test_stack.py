@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import time
 from pathlib import Path
 
 import bpy
 import montage
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import stack, stills, strips, takes
+from bl_ext.user_default.musev import clip_folder, stack, stack_panel, stills, strips, takes
 from bl_ext.user_default.musev.jobs import JobState
+from test_extension import draw
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)
 
 
@@ -133,3 +137,332 @@ def test_a_take_of_another_size_covers_the_same(project, tmp_path):
     short = make_take(project / "musev" / "Rain", 90, count=2)
     stack.show(strip, sorted(short.glob("*.png")))
     assert len(strip.elements) == 2 and strips.span(strip) == (10, 12)
+
+
+# --- flipping -------------------------------------------------------------------------------------
+
+
+def test_flipping_goes_round_and_shows_what_the_take_holds(project, tmp_path):
+    seen = []
+    for _ in range(3):
+        bpy.ops.musev.take_next()
+        seen.append((stack.shown(the_strip()).name, int(grey(tmp_path, 12)[0, 0])))
+    assert seen == [("take_002", 82), ("take_003", 122), ("take_001", 42)]
+    bpy.ops.musev.take_previous()
+    assert stack.shown(the_strip()).name == "take_003"
+    bpy.ops.musev.take_show(take="2")
+    assert the_strip().directory == "//musev/Rain/take_002/" and strips.span(the_strip()) == (10, 14)
+    told = refusal(lambda: bpy.ops.musev.take_show(take="9"))
+    assert "There is no take '9'" in told and "choose one of these: 1, 2, 3" in told
+
+
+def test_a_take_that_is_being_made_is_not_shown(project):
+    takes.write_frame(takes.next_take(project / "musev" / "Rain"), 0, b"half")
+    bpy.ops.musev.take_show(take="3")
+    bpy.ops.musev.take_next()
+    assert stack.shown(the_strip()).name == "take_001"
+    assert "4: not finished" in draw(stack_panel.MUSEV_PT_takes)
+
+
+def test_one_take_alone_and_no_strip_at_all_are_told(empty_scene, tmp_path):
+    assert not bpy.ops.musev.take_next.poll() and not bpy.ops.musev.take_compare_end.poll()
+    take = make_take(tmp_path / "Rain", 9)
+    strip = stack.place(empty_scene, "Rain", sorted(take.glob("*.png")), 1)
+    assert "There is no other take" in refusal(bpy.ops.musev.take_next)
+    make_take(tmp_path / "Rain", 9)
+    strip.lock = True
+    assert "The strip 'Rain' is locked" in refusal(bpy.ops.musev.take_next)
+
+
+def test_how_long_switching_takes_at_1080p(empty_scene, tmp_path):
+    empty_scene.render.resolution_x, empty_scene.render.resolution_y = 1920, 1080
+    empty_scene.render.resolution_percentage = 100
+    rng = np.random.default_rng(0)
+    base = tmp_path / "Noise" / "take_001"
+    base.mkdir(parents=True)
+    low = rng.integers(0, 256, (135, 240, 3), np.uint8)
+    png = stills.encode_png(low.repeat(8, axis=0).repeat(8, axis=1))
+    for k in range(240):
+        takes.write_frame(base, k, png)
+    takes.write_sidecar(base, {})
+    shutil.copytree(base, tmp_path / "Noise" / "take_002")
+    stack.place(empty_scene, "Noise", sorted(base.glob("*.png")), 1)
+    empty_scene.frame_set(100)
+    bpy.ops.render.render()
+    spent, shown = [], []
+    for _ in range(6):
+        started = time.perf_counter()
+        bpy.ops.musev.take_next()
+        spent.append((time.perf_counter() - started) * 1e3)
+        bpy.ops.render.render()
+        shown.append((time.perf_counter() - started) * 1e3)
+    print(
+        f"\n240 frames of 1080p: the verb {np.median(spent):.1f} ms (worst {max(spent):.1f}), until the picture is "
+        f"rendered by the sequencer {np.median(shown):.1f} ms (worst {max(shown):.1f})"
+    )
+    assert stack.shown(the_strip()).name == "take_001"
+
+
+# --- marks ----------------------------------------------------------------------------------------
+
+
+def test_stars_and_labels_are_kept_beside_the_takes(project):
+    bpy.ops.musev.take_star(take="2")
+    bpy.ops.musev.take_label(take="2", label=" the good one ")
+    bpy.ops.musev.take_label(label="first")
+    told = json.loads((project / "musev/Rain/marks.json").read_text())["takes"]
+    assert told == {
+        "take_001": {"star": False, "label": "first"}, "take_002": {"star": True, "label": "the good one"},
+    }  # fmt: skip
+    bpy.ops.musev.take_star(take="2")
+    bpy.ops.musev.take_label(take="2", label="")
+    assert list(json.loads((project / "musev/Rain/marks.json").read_text())["takes"]) == ["take_001"]
+    bpy.ops.musev.take_promote(take="3")
+    promoted = stack.read(the_strip()).take("3")
+    assert promoted.mark.star and stack.shown(the_strip()) == promoted.folder
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b'{"takes": 3}', b'{"takes": {"take_001": 1}}', b"\xff"])
+def test_marks_that_cant_be_read_cost_no_take_and_are_kept(project, damage):
+    path = project / "musev" / "Rain" / "marks.json"
+    path.write_bytes(damage)
+    clip = stack.read(the_strip())
+    assert len(clip.takes) == 3 and str(path) in clip.problem
+    assert "Stars and labels can't be" in " ".join(draw(stack_panel.MUSEV_PT_takes))
+    assert "Stars and labels can't be read" in refusal(bpy.ops.musev.takes_prune)
+    bpy.ops.musev.take_star(take="2")
+    assert path.with_name("marks.unreadable.json").read_bytes() == damage
+    assert stack.read(the_strip()).take("2").mark.star and not stack.read(the_strip()).problem
+
+
+def test_odd_marks_of_a_take_are_read_as_none(project):
+    (project / "musev/Rain/marks.json").write_text('{"takes": {"take_002": {"star": "yes", "label": 5}}}')
+    assert stack.read(the_strip()).take("2").mark == clip_folder.Mark()
+
+
+# --- pruning --------------------------------------------------------------------------------------
+
+
+def test_pruning_keeps_the_starred_and_all_that_are_shown(project):
+    clip = project / "musev" / "Rain"
+    for shade in (160, 200):
+        make_take(clip, shade)
+    takes.write_frame(takes.next_take(clip), 0, b"half")  # take_006, being made
+    other = bpy.data.scenes.new("Other")
+    copied = stack.place(other, "Rain", sorted((clip / "take_004").glob("*.png")), 1)
+    assert stack.shown(copied).name == "take_004"
+    bpy.ops.musev.take_star(take="2")
+    bpy.ops.musev.takes_prune()
+    assert [take.name for take in stack.read(the_strip()).takes] == [
+        "take_001",
+        "take_002",
+        "take_004",
+        "take_006",
+    ]
+    assert clip_folder.removed(clip) == ["take_003", "take_005"]
+    assert {"musev.takes_restore"} <= set(draw(stack_panel.MUSEV_PT_takes))
+    assert "2 takes lie in Rain/_removed" in " ".join(draw(stack_panel.MUSEV_PT_takes))
+    assert bpy.ops.musev.takes_prune() == {"CANCELLED"}
+    assert takes.next_take(clip).name == "take_007"
+    bpy.ops.musev.takes_restore()
+    assert (clip / "take_005" / "take.json").exists() and clip_folder.removed(clip) == []
+
+
+def test_the_number_of_a_removed_take_does_not_come_again(project):
+    bpy.ops.musev.takes_prune()
+    assert takes.next_take(project / "musev" / "Rain").name == "take_004"
+
+
+def test_an_undo_to_a_removed_take_is_told_and_can_be_mended(project):
+    bpy.ops.ed.undo_push(message="first shown")
+    bpy.ops.musev.take_show(take="2")
+    bpy.ops.ed.undo_push(message="second shown")
+    bpy.ops.musev.takes_prune()
+    bpy.ops.ed.undo()
+    assert stack.shown(the_strip()).name == "take_001"
+    assert "take_001 was removed; press Restore Takes" in " ".join(draw(stack_panel.MUSEV_PT_takes))
+    bpy.ops.musev.takes_restore()
+    assert "removed" not in " ".join(draw(stack_panel.MUSEV_PT_takes))
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def test_a_wipe_shows_both_takes_and_leaves_nothing(project, tmp_path):
+    bpy.ops.ed.undo_push(message="before")
+    strip = the_strip()
+    strips.set_span(strip, 11, 13)  # trimmed
+    looks = [(s.name, s.channel, strips.span(s), s.directory) for s in all_strips()]
+    bpy.ops.musev.take_compare(take="3", kind="WIPE", line=0.25)
+    bpy.ops.ed.undo_push(message="compared")
+    assert len(all_strips()) == 4 and bpy.context.scene.sequence_editor.active_strip == the_strip()
+    assert {strips.span(s) for s in all_strips()} == {(11, 13)}
+    assert grey(tmp_path, 12).tolist() == [[42] * 4 + [122] * 12] * 8
+    bpy.ops.musev.take_compare(take="2", kind="WIPE", line=0.75)  # ends the other
+    assert grey(tmp_path, 12).tolist() == [[42] * 12 + [82] * 4] * 8
+    assert "musev.take_compare_end" in draw(stack_panel.MUSEV_PT_takes)
+    bpy.ops.musev.take_compare_end()
+    assert [(s.name, s.channel, strips.span(s), s.directory) for s in all_strips()] == looks
+    assert (grey(tmp_path, 12) == 42).all()
+
+
+def test_side_by_side_shows_both_takes_whole(project, tmp_path):
+    bpy.ops.musev.take_compare(take="2", kind="SIDE")
+    seen = grey(tmp_path, 10)
+    assert (seen[3:5, 1:7] == 40).all() and (seen[3:5, 9:15] == 80).all()
+    assert (seen[0] == 0).all() and (seen[-1] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["WIPE", "SIDE"])
+def test_a_flipped_strip_is_compared_as_it_is_seen(project, tmp_path, kind):
+    the_strip().use_flip_x = True
+    bpy.ops.musev.take_compare(take="2", kind=kind, line=0.25)
+    seen = grey(tmp_path, 10)
+    assert seen[4, 2] == 40 and seen[4, 13] == 80
+
+
+def test_comparing_is_one_undo_step(project):
+    bpy.ops.ed.undo_push(message="before")
+    bpy.ops.musev.take_compare("EXEC_DEFAULT", True, take="2")
+    assert len(all_strips()) == 4
+    bpy.ops.ed.undo()
+    assert len(all_strips()) == 1
+
+
+def test_a_comparison_with_itself_and_without_room_is_refused(project):
+    assert "is the take that is shown" in refusal(lambda: bpy.ops.musev.take_compare(take="1"))
+    the_strip().channel = strips.MAX_CHANNEL - 2
+    assert "needs three channels" in refusal(lambda: bpy.ops.musev.take_compare(take="2"))
+    assert len(all_strips()) == 1
+
+
+# --- what files go through ------------------------------------------------------------------------
+
+
+def test_takes_survive_save_reopen_and_a_move_of_the_project(project, tmp_path):
+    bpy.ops.musev.take_star(take="3")
+    bpy.ops.musev.take_show(take="2")
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.open_mainfile(filepath=str(project / "shot.blend"))
+    assert stack.shown(the_strip()) == project / "musev" / "Rain" / "take_002"
+    moved = tmp_path / "elsewhere" / "show"
+    moved.parent.mkdir()
+    project.rename(moved)
+    bpy.ops.wm.open_mainfile(filepath=str(moved / "shot.blend"))
+    if hasattr(bpy.context.workspace, "sequencer_scene"):
+        bpy.context.workspace.sequencer_scene = bpy.context.scene
+    clip = stack.read(the_strip())
+    assert clip.folder == moved / "musev" / "Rain" and clip.take("3").mark.star
+    bpy.ops.musev.take_next()
+    assert (grey(tmp_path) == 120).all()
+
+
+def test_takes_survive_save_as_elsewhere_and_absolute_paths(project, tmp_path):
+    (tmp_path / "v2").mkdir()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "v2" / "shot.blend"), relative_remap=True)
+    bpy.ops.musev.take_next()
+    assert stack.shown(the_strip()) == project / "musev" / "Rain" / "take_002"
+    assert the_strip().directory.startswith("//..") and (grey(tmp_path) == 80).all()
+    bpy.ops.file.make_paths_absolute()
+    assert len(stack.read(the_strip()).takes) == 3
+
+
+def test_a_copied_strip_has_the_takes_and_flips_alone(project):
+    area = bpy.context.window.screen.areas[0]
+    area.type = "SEQUENCE_EDITOR"
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    with bpy.context.temp_override(area=area, region=region):
+        bpy.ops.sequencer.duplicate()
+        bpy.ops.sequencer.copy()
+        bpy.ops.sequencer.paste()
+    names = {strip.name for strip in all_strips()}
+    assert len(names) == 3 and all(stack.is_ours(strip) for strip in all_strips())
+    bpy.context.scene.sequence_editor.active_strip = all_strips()[1]
+    bpy.ops.musev.take_show(take="3")
+    assert [stack.shown(strip).name for strip in all_strips()] == ["take_001", "take_003", "take_001"]
+
+
+def test_missing_folders_are_told_and_never_a_crash(project):
+    shutil.rmtree(project / "musev" / "Rain" / "take_001")
+    assert "take_001 is not in" in " ".join(draw(stack_panel.MUSEV_PT_takes))
+    bpy.ops.musev.take_next()
+    assert stack.shown(the_strip()).name == "take_002"
+    shutil.rmtree(project / "musev")
+    assert "The takes of this strip are missing" in " ".join(draw(stack_panel.MUSEV_PT_takes))
+    assert "Bring the folder back" in refusal(bpy.ops.musev.take_next)
+    assert "Bring the folder back" in refusal(bpy.ops.musev.take_star)
+
+
+# --- the panel ------------------------------------------------------------------------------------
+
+
+def test_the_panel_lists_the_takes(project):
+    bpy.ops.musev.take_label(take="2", label="the good one")
+    drawn = draw(stack_panel.MUSEV_PT_takes)
+    assert drawn.count("musev.take_star") == 3 and drawn.count("musev.take_promote") == 3
+    assert drawn.count("musev.take_compare") == 4  # not with itself
+    assert "Seed 2, research only" in drawn and any(text.startswith("rain") for text in drawn)
+    (project / "musev/Rain/take_002/take.json").write_text("{")
+    assert "can't be read" in " ".join(draw(stack_panel.MUSEV_PT_takes))
+
+
+def test_a_long_list_shows_the_takes_around_the_shown_one(project):
+    for _ in range(27):
+        make_take(project / "musev" / "Rain", 3, count=1)
+    bpy.ops.musev.take_show(take="15")
+    drawn = draw(stack_panel.MUSEV_PT_takes)
+    assert "8 more before" in drawn and "9 more after" in drawn and drawn.count("musev.take_star") == 13
+
+
+def test_pictures_are_loaded_one_at_a_drawing(project):
+    for expected in (1, 2, 3, 3):
+        draw(stack_panel.MUSEV_PT_takes)
+        assert sum(str(project) in key for key in stack_panel._pictures) == expected
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_settings_come_back_from_a_take(engine, shot):  # noqa: F811
+    current = engine()
+    shot.seed, shot.prompt, shot.steps, shot.negative_prompt = 77, "rain", 23, "snow"
+    shot.posealign, shot.generate_at, shot.generation_fps, shot.between = True, "RATE", 12.0, "blended"
+    shot.render.use_mask = False
+    finish(generate(current))
+    before = {
+        name: getattr(shot, name)
+        for name in ("mode", "seed", "prompt", "negative_prompt", "steps", "width", "posealign", "generate_at",
+                     "generation_fps", "between", "still_image", "armature", "model")
+    }  # fmt: skip
+    shot.mode, shot.seed, shot.prompt, shot.steps, shot.width, shot.posealign = "text", 1, "", 5, 128, False
+    shot.generate_at, shot.between, shot.still_image, shot.armature = "EVERY", "held", None, None
+    bpy.ops.musev.recall_settings()
+    assert {name: getattr(shot, name) for name in before} == before
+
+
+def test_what_cant_be_recalled_is_named(project):
+    take = make_take(
+        project / "musev" / "Rain", 1, mode="pose", prompt="x", seed="many", still="ab" * 32, guidance_scale=3.0,
+        controls=[{"name": "hed"}, {"name": "depth", "scale": 0.5}], width=256,
+    )  # fmt: skip
+    record = takes.read_sidecar(take)
+    record["inputs"] = {"still_source": "gone.png", "people": [{"name": "Nobody"}], "camera": "Lost"}
+    takes.write_sidecar(take, record)
+    from bl_ext.user_default.musev import recall
+
+    settings = bpy.context.scene.musev
+    left = "; ".join(recall.recall(settings, stack.read(the_strip()).take(take.name)))
+    for words in (
+        "Seed was 'many'",
+        "'gone.png'",
+        "'Nobody'",
+        "'Lost'",
+        "guidance_scale was 3.0",
+        "'hed'",
+        "rate",
+    ):
+        assert words in left
+    assert settings.width == 256 and settings.render.depth.use and settings.render.depth.scale == 0.5
+    assert not settings.render.normal.use
+    (take / "take.json").write_text("{}")
+    assert "tells no request" in refusal(lambda: bpy.ops.musev.recall_settings(take=take.name))
