@@ -71,7 +71,11 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         row.operator("musev.take_show", text=now.replace("_", " ").title()).take = ""
         row.operator("musev.take_next", text="", icon="TRIA_RIGHT")
         if now not in (take.name for take in clip.takes):
-            where = "was removed; press Restore Takes" if now in gone else f"is not in {clip.folder}"
+            where = (
+                "was removed; press Restore Takes"
+                if now in gone
+                else f"is not in {clip.folder}; bring it back"
+            )
             self.draw_problem(layout, f"{now} {where}, or show another take.", width)
         some, before, after = listed(clip, now)
         if before:
@@ -123,10 +127,9 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         words = textwrap.shorten(take.prompt, max(width - 10, 8), placeholder="…")
         if words:
             column.label(text=words)
-        column.label(
-            text=f"Seed {take.seed}" + (", research only" if take.research_only else ""),
-            icon="ERROR" if take.research_only else "NONE",
-        )
+        column.label(text=f"Seed {take.seed}")
+        if take.research_only:
+            column.label(text="Research only", icon="ERROR")
         verbs = column.row(align=True)
         if not is_shown:
             side = verbs.operator("musev.take_compare", text="", icon="UV_SYNC_SELECT")

@@ -44,6 +44,8 @@ class StackOperator:
             return self.do(scene, stack.active(scene)) or {"FINISHED"}
         except REFUSALS as error:
             return refuse(self, error)
+        finally:
+            session.redraw()  # files changed, of which Blender knows nothing
 
 
 class TakeOperator(StackOperator):
@@ -194,6 +196,8 @@ class MUSEV_OT_takes_prune(StackOperator, bpy.types.Operator):
             names = prunable(strip)
         except REFUSALS as error:
             return refuse(self, error)
+        if not names:
+            return self.execute(context)
         return context.window_manager.invoke_confirm(
             self, event, title="Prune Takes",
             message=f"Move {len(names)} takes into {stack.folder(strip).name}/{takes.REMOVED}?",
@@ -231,6 +235,13 @@ class MUSEV_OT_take_compare(TakeOperator, bpy.types.Operator):
         name="Line", description="Where the wipe's line stands: 0 at the left edge, 1 at the right",
         default=0.5, min=0.0, max=1.0, subtype="FACTOR",
     )  # fmt: skip
+
+    @classmethod
+    def description(cls, context, properties):
+        how = {"SIDE": "side by side", "WIPE": "left and right of a line"}.get(properties.kind, "")
+        return (
+            f"See the shown take and this one {how}, in temporary strips above" if how else cls.bl_description
+        )
 
     def invoke(self, context, event):
         return self.execute(context) if self.take else context.window_manager.invoke_props_dialog(self)
