@@ -46,6 +46,15 @@ def compare(
             f"A comparison needs three channels above channel {channel - 1}, and there are {strips.MAX_CHANNEL}; move "
             "the highest strip down."
         )
+    if strip.name not in strips.top_strips(scene):
+        raise strips.StripError(
+            f"The strip '{strip.name}' lies inside a meta strip; move it out to compare its takes."
+        )
+    if shortest := next((files for files in (left, right) if first + len(files) <= start), None):
+        raise strips.StripError(
+            f"{shortest[0].parent.name} has {len(shortest)} frames, and the strip starts after them; pull its left "
+            "handle back to compare it."
+        )
     finish(scene)
     selected = [other for other in strips.every_strip(scene) if other.select]
     back = strips.place_colour(scene, "Comparison", channel, start, end)

@@ -156,6 +156,30 @@ def test_flipping_goes_round_and_shows_what_the_take_holds(project, tmp_path):
     assert "There is no take '9'" in told and "choose one of these: 1, 2, 3" in told
 
 
+def test_a_strip_inside_a_meta_flips_and_is_joined_but_not_compared(project):
+    scene = bpy.context.scene
+    strip, name = the_strip(), the_strip().name
+    meta = strips._collection(scene).new_meta(name="Meta", channel=2, frame_start=10)
+    strip.move_to_meta(meta)
+    scene.sequence_editor.active_strip = strips.every_strip(scene)[name]
+    bpy.ops.musev.take_next()
+    assert stack.shown(strips.every_strip(scene)[name]).name == "take_002"
+    assert "lies inside a meta strip" in refusal(lambda: bpy.ops.musev.take_compare(take="3"))
+    third = sorted((project / "musev" / "Rain" / "take_003").glob("*.png"))
+    assert stack.place(scene, "Rain", third, 10).name == name and len(all_strips()) == 1
+
+
+def test_flipping_is_one_undo_step(project):
+    bpy.ops.ed.undo_push(message="before")
+    bpy.ops.musev.take_next("EXEC_DEFAULT", True)
+    bpy.ops.musev.take_next("EXEC_DEFAULT", True)
+    names = [stack.shown(the_strip()).name]
+    for step in (bpy.ops.ed.undo, bpy.ops.ed.undo, bpy.ops.ed.redo):
+        step()
+        names.append(stack.shown(the_strip()).name)
+    assert names == ["take_003", "take_002", "take_001", "take_002"]
+
+
 def test_a_take_that_is_being_made_is_not_shown(project):
     takes.write_frame(takes.next_take(project / "musev" / "Rain"), 0, b"half")
     bpy.ops.musev.take_show(take="3")
@@ -331,6 +355,9 @@ def test_comparing_is_one_undo_step(project):
 
 def test_a_comparison_with_itself_and_without_room_is_refused(project):
     assert "is the take that is shown" in refusal(lambda: bpy.ops.musev.take_compare(take="1"))
+    short = make_take(project / "musev" / "Rain", 7, count=2)
+    strips.set_span(the_strip(), 12, 14)
+    assert "take_004 has 2 frames" in refusal(lambda: bpy.ops.musev.take_compare(take=short.name))
     the_strip().channel = strips.MAX_CHANNEL - 2
     assert "needs three channels" in refusal(lambda: bpy.ops.musev.take_compare(take="2"))
     assert len(all_strips()) == 1
