@@ -210,6 +210,9 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
             "camera": capture.camera,  # null: the scene's own, as its markers switch it
             "faces_approximated": [person.name for person in capture.people if person.face_approximated],
         }
+        if settings.use_still_frame:
+            rig = settings.still_rig.name if settings.still_rig else None
+            about["still_rig"] = {"rig": rig, "frame": settings.still_frame}
     captures += rendered
     clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or settings.mode)
     if result == "clip":

@@ -44,7 +44,7 @@ def recall(settings: MusevSettings, take: Take) -> list[str]:
     if request.get("mode") == "pose":
         settings.posealign = request.get("posealign") == "auto"
         _cast(settings, inputs, left)
-    _render(settings, request, "source" in inputs, left)
+    _render(settings, request, inputs, left)
     known = {*DIRECT.values(), *ELSEWHERE}
     for spec in dataclasses.fields(ClipRequest):
         value = request.get(spec.name, spec.default)
@@ -77,11 +77,37 @@ def _rates(settings: MusevSettings, rates, left: list[str]) -> None:
 
 
 def _mode(settings: MusevSettings, request: dict, inputs: dict, left: list[str]) -> None:
-    if "source" in inputs:  # a 'video' clip whose strips were only looked at asks for 'still' or 'text'
+    if isinstance(
+        inputs.get("source"), dict
+    ):  # a 'video' clip whose strips are controls asks for 'still' or 'text'
         settings.mode = "video"
-        left.append("the strips that it was made from; select them again")
+        _source(settings.source, request, inputs["source"], left)
     else:
         _set(settings, "mode", request.get("mode"), left)
+
+
+def _source(source, request: dict, told: dict, left: list[str]) -> None:
+    """Which strips a 'video' clip was made from, and how."""
+    names, strength, control = told.get("strips"), told.get("strength"), told.get("control")
+    source.use = "FRAMES" if control is None else "CONTROL" if strength is None else "DETECT"
+    if strength is not None:
+        _set(source, "strength", strength, left)
+    if control is not None:
+        _set(source, "control", control, left)
+        scale = next((each.get("scale") for each in _controls(request) if each["name"] == control), None)
+        _set(source, "control_scale", scale, left)
+    if not isinstance(names, list):
+        source.choice = "ALL"
+    elif len(names) == 1:
+        source.choice = "STRIP"
+        _set(source, "strip", names[0], left)
+    else:
+        source.choice = "SELECTED"
+        left.append(f"it was made from the strips {', '.join(map(str, names))}; select them")
+
+
+def _controls(request: dict) -> list[dict]:
+    return [each for each in request.get("controls") or () if isinstance(each, dict) and "name" in each]
 
 
 def _still(settings: MusevSettings, request: dict, source, left: list[str]) -> None:
@@ -112,6 +138,14 @@ def _cast(settings: MusevSettings, inputs: dict, left: list[str]) -> None:
     elif len(names) == 1 and names[0] in bpy.data.objects:
         settings.armature, names = bpy.data.objects[names[0]], []
     left.extend(f"the character '{name}'" for name in names)
+    still_rig = inputs.get("still_rig")
+    settings.use_still_frame = isinstance(still_rig, dict)
+    if settings.use_still_frame:
+        _set(settings, "still_frame", still_rig.get("frame"), left)
+        rig = still_rig.get("rig")
+        settings.still_rig = bpy.data.objects.get(rig) if isinstance(rig, str) else None
+        if rig and settings.still_rig is None:
+            left.append(f"the still's rig '{rig}', which is not in this file")
     camera = inputs.get("camera")
     if camera is None or camera in bpy.data.objects:
         settings.camera = bpy.data.objects[camera] if camera else None
@@ -119,19 +153,20 @@ def _cast(settings: MusevSettings, inputs: dict, left: list[str]) -> None:
         left.append(f"the camera '{camera}', which is not in this file")
 
 
-def _render(settings: MusevSettings, request: dict, from_strips: bool, left: list[str]) -> None:
-    """The pictures that the scene's renderer made, where they did not come from strips."""
-    if from_strips:
-        return
-    render = settings.render
-    asked = {c["name"]: c for c in request.get("controls") or () if isinstance(c, dict) and "name" in c}
+def _render(settings: MusevSettings, request: dict, inputs: dict, left: list[str]) -> None:
+    """The pictures that the scene's renderer made; those from strips come before them."""
+    asked, render = _controls(request), settings.render
+    told = inputs.get("source")
+    if isinstance(told, dict) and told.get("control") is not None:
+        asked = asked[1:]
+    by_name = {each["name"]: each for each in asked}
     for name, setting in CONTROLS.items():
-        control, told = getattr(render, setting), asked.pop(name, None)
-        control.use = told is not None
-        for part in ("scale", "start", "end") if told else ():
-            _set(control, part, told.get(part, getattr(control, part)), left)
-    left.extend(f"the control '{name}'" for name in asked)
+        control, was = getattr(render, setting), by_name.pop(name, None)
+        control.use = was is not None
+        for part in ("scale", "start", "end") if was else ():
+            _set(control, part, was.get(part, getattr(control, part)), left)
+    left.extend(f"the control '{name}'" for name in by_name)
     render.use_mask = bool(request.get("mask"))
-    render.use_source = bool(request.get("source"))
+    render.use_source = bool(request.get("source")) and settings.mode == "pose"
     if render.use_source:
         _set(render, "source_strength", request.get("source_strength"), left)

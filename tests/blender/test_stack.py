@@ -458,17 +458,50 @@ def test_settings_come_back_from_a_take(engine, shot):  # noqa: F811
     current = engine()
     shot.seed, shot.prompt, shot.steps, shot.negative_prompt = 77, "rain", 23, "snow"
     shot.posealign, shot.generate_at, shot.generation_fps, shot.between = True, "RATE", 12.0, "blended"
-    shot.render.use_mask = False
+    shot.use_still_frame, shot.still_frame, shot.still_rig = True, 7, bpy.data.objects["Dancer"]
     finish(generate(current))
     before = {
         name: getattr(shot, name)
         for name in ("mode", "seed", "prompt", "negative_prompt", "steps", "width", "posealign", "generate_at",
-                     "generation_fps", "between", "still_image", "armature", "model")
+                     "generation_fps", "between", "still_image", "armature", "model",
+                     "use_still_frame", "still_frame", "still_rig")
     }  # fmt: skip
     shot.mode, shot.seed, shot.prompt, shot.steps, shot.width, shot.posealign = "text", 1, "", 5, 128, False
     shot.generate_at, shot.between, shot.still_image, shot.armature = "EVERY", "held", None, None
+    shot.use_still_frame, shot.still_frame, shot.still_rig = False, 1, None
     bpy.ops.musev.recall_settings()
     assert {name: getattr(shot, name) for name in before} == before
+
+
+@pytest.mark.parametrize("use", ["FRAMES", "DETECT", "CONTROL"])
+def test_a_video_clips_source_comes_back(engine, shot, use):  # noqa: F811
+    current = engine()
+    finish(generate(current))
+    source = shot.source
+    shot.mode, shot.prompt, shot.still_image, shot.armature = "video", "snow", None, None
+    source.choice, source.strip, source.use, source.strength = "STRIP", all_strips()[0].name, use, 0.25
+    source.control, source.control_scale = "depth", 1.5
+    job = finish(generate(current))
+    assert job.state is JobState.DONE, job.problem
+    before = (
+        shot.mode,
+        source.choice,
+        source.strip,
+        source.use,
+        source.control_scale if use != "FRAMES" else 9,
+    )
+    shot.mode, source.choice, source.strip, source.control_scale, source.strength = "text", "ALL", "", 1, 0.5
+    source.use = "FRAMES" if use != "FRAMES" else "DETECT"
+    bpy.ops.musev.recall_settings()
+    after = (
+        shot.mode,
+        source.choice,
+        source.strip,
+        source.use,
+        source.control_scale if use != "FRAMES" else 9,
+    )
+    assert after == before and source.strength == (0.5 if use == "CONTROL" else 0.25)
+    assert not shot.render.depth.use and not shot.render.use_source
 
 
 def test_what_cant_be_recalled_is_named(project):
