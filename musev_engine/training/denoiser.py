@@ -71,7 +71,9 @@ PACKED = {  # part of a packed model -> its weights' file
     "image_proj": "ip_adapter_image_proj.safetensors",
 }
 EYE = 64  # pixels, both ways, that the image encoder sees
-NATIVE_FPS = 8  # frames a second at which a clip moves as fast as MuseV's do at 3: both are told motion_speed 8 then
+NATIVE_FPS = (
+    8  # frames a second at which a clip moves as fast as MuseV's do at 3: both are told motion_speed 8 then
+)
 
 
 class Denoiser(nn.Module):
