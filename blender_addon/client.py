@@ -7,6 +7,7 @@ the engine has taken it; jobs live in `session.py`, which after a loss connects 
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import errno
 import ipaddress
@@ -35,6 +36,7 @@ from .protocol import (
     ClipRequest,
     Menus,
     Message,
+    ModelShelf,
     NeedBlobs,
     Problem,
     ProtocolError,
@@ -319,7 +321,9 @@ class EngineClient:
             self.welcome, self.state = message, ClientState.OPEN
         elif isinstance(message, Menus):
             self.menus = message
-        elif isinstance(message, Refused) and message.job is None and self._submitted:
+        elif isinstance(message, ModelShelf) and self.welcome is not None:
+            self.welcome = dataclasses.replace(self.welcome, models=message.ready)
+        elif isinstance(message, Refused) and message.job is message.model is None and self._submitted:
             self._upload_problem = message.problem
         elif isinstance(message, (Accepted, Refused, Cancelled)) and message.job:
             self._forget(message.job)

@@ -86,7 +86,7 @@ class EngineLink:
                 self.problem, self._tries_left = "", RECONNECT_TRIES
             elif isinstance(event, ConnectionLost):
                 self._lose(event)
-            elif isinstance(event, Refused) and event.job is None:
+            elif isinstance(event, Refused) and event.job is None and event.model is None:
                 self.problem = str(event.problem)
         return events
 

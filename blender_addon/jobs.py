@@ -19,7 +19,7 @@ import bpy
 
 from . import protocol
 from .captures import Capture
-from .protocol import ClipRequest, Done, Welcome
+from .protocol import ClipRequest, Done, Problem, Welcome
 
 
 class JobState(enum.Enum):
@@ -66,6 +66,7 @@ class Job:
     eta_s: float | None = None
     have: set[int] = field(default_factory=set)
     problem: str = ""
+    cause: Problem | None = None  # the same as the engine said it, with its code
     resumable: bool = False  # failed on this side (say, the disk was full) while the engine has the clip
     strip: str = ""
 

@@ -30,6 +30,7 @@ from .protocol import (
     Refused,
     Welcome,
 )
+from .shelf import Shelf
 from .stills import png_size
 
 TICK_S = 0.008  # what a tick may take of Blender's main thread
@@ -44,6 +45,7 @@ class Session:
 
     def __init__(self):
         self.engine = EngineLink()
+        self.shelf = Shelf()
         self.jobs: list[Job] = []
         self.longest_tick_s = 0.0
         self.longest_place_s = 0.0
@@ -80,7 +82,7 @@ class Session:
         """Fetches the rest of a clip that failed on this side."""
         job = self.job(job_id)
         if job is not None and job.resumable:
-            job.state, job.problem, job.resumable = JobState.HELD, "", False
+            job.state, job.problem, job.cause, job.resumable = JobState.HELD, "", None, False
 
     def forget_ended(self) -> None:
         """Takes ended clips off the list; their takes stay."""
@@ -114,6 +116,7 @@ class Session:
             self.engine.state,
             self.engine.problem,
             self.engine.client.menus,
+            self.shelf.changes,
             *((j.state, j.phase, j.step, len(j.have), j.eta_s) for j in self.jobs),
         )
 
@@ -200,6 +203,7 @@ class Session:
     # --- what the engine says ---------------------------------------------------------------------
 
     def _take_event(self, event: Event) -> None:
+        self.shelf.take(event, self.engine.client)
         job = self.job(getattr(event, "job", None))
         if isinstance(event, Welcome):
             for job_id in self._to_cancel:
@@ -227,12 +231,14 @@ class Session:
             case Done():
                 self._finish(job, event)
             case Failed():
+                job.cause = event.problem
                 self._end(job, JobState.FAILED, str(event.problem))
             case Cancelled():
                 self._end(job, JobState.CANCELLED, "The engine cancelled it.")
             case Refused() if event.problem.code == "unknown_job":
                 self.engine.client.submit(job.id, job.request, job.blobs)
             case Refused():
+                job.cause = event.problem
                 self._end(job, JobState.FAILED, str(event.problem), resumable=bool(job.have))
 
     def _keep_frame(self, job: Job, frame: FrameReady) -> None:
@@ -306,7 +312,7 @@ def _timer() -> float:
 def redraw() -> None:
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type == "SEQUENCE_EDITOR":
+            if area.type in ("SEQUENCE_EDITOR", "PREFERENCES"):
                 area.tag_redraw()
 
 

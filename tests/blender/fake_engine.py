@@ -4,13 +4,14 @@
 
 Frame k is `colour(k)` all over. Behaviours: "work"; "wait" (never ends a clip by itself); "fail" after two
 frames; "drop" the connection once, after two frames; "short": says it is done one frame early; "wrong_size";
-"old": speaks another protocol version; "mute": ends without a greeting.
+"old": speaks another protocol version; "mute": ends without a greeting; "offline": downloads no models.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import os
 import struct
 import sys
@@ -21,6 +22,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from websockets.asyncio.server import ServerConnection, serve
 
 from blender_addon import protocol as p
+
+MINI = p.ModelInfo("mini", "free", True, 128, 128, 0)
+ABSENT = p.ModelInfo("absent", "free", False, 128, 128, 0)
+
+
+def shelf() -> dict[str, p.ShelfModel]:
+    """Four known models, of which one is installed; by their ids."""
+    page = "https://example.org/"
+    models = (
+        p.ShelfModel("words", "embedding", "Words to avoid", "unknown", page + "words", None, None),
+        p.ShelfModel(
+            "base", "t2i", "An image model", "OpenRAIL", page + "base", True, 2_100_000_000, True, True
+        ),
+        p.ShelfModel("moves", "motion", "Makes it move", "research only", page + "moves", False, 3_000_000),
+        p.ShelfModel("large", "motion", "Never arrives", "MIT", page + "large", True, 9_000_000_000),
+    )
+    return {model.id: model for model in models}
 
 
 def colour(frame: int) -> tuple[int, int, int]:
@@ -43,13 +61,13 @@ class FakeEngine:
         self.blobs: dict[str, bytearray] = {}
         self.requests: dict[str, p.ClipRequest] = {}
         self.dropped = False
+        self.shelf = shelf()
+        self.works: dict[str, asyncio.Task] = {}
 
     async def converse(self, connection: ServerConnection) -> None:
         self.makers: dict[str, asyncio.Task] = {}
         version = p.PROTOCOL_VERSION + (self.behaviour == "old")
-        model = p.ModelInfo("mini", "free", True, 128, 128, 0)
-        absent = p.ModelInfo("absent", "free", False, 128, 128, 0)
-        await connection.send(p.encode(p.Welcome(version, "fake", os.getpid(), (model, absent))))
+        await connection.send(p.encode(p.Welcome(version, "fake", os.getpid(), (MINI, ABSENT))))
         left_out = ("by-hal: the window schedule late: no module",)
         schedules, predictors = ("shifting", "pendulum"), ("musev", "other")
         menus = p.Menus(
@@ -75,6 +93,43 @@ class FakeEngine:
                     if job in self.makers:
                         self.makers[job].cancel()
                     await connection.send(p.encode(p.Cancelled(job)))
+                case p.AskModels():
+                    await self.tell_shelf(connection)
+                case p.DownloadModel(id, licence) if self.behaviour == "offline":
+                    problem = p.Problem("offline", "The engine works offline", id, "Start it online.")
+                    await connection.send(p.encode(p.Refused(problem, model=id)))
+                case p.DownloadModel(id, licence) if licence != self.shelf[id].licence:
+                    problem = p.Problem("licence_not_accepted", "Not accepted", licence, "Accept it.")
+                    await connection.send(p.encode(p.Refused(problem, model=id)))
+                case p.DownloadModel(id) | p.VerifyModel(id) | p.RemoveModel(id) as wanted:
+                    self.works[id] = asyncio.create_task(self.see_to(connection, id, type(wanted)))
+                case p.CancelModel(id):
+                    self.works[id].cancel()
+                    await connection.send(p.encode(p.ModelProgress(id, "download", "cancelled")))
+
+    async def tell_shelf(self, connection: ServerConnection) -> None:
+        offline = "The engine works offline" if self.behaviour == "offline" else ""
+        shelf = [p.ModelInfo(m.id, m.licence, m.installed, 64, 64, 0) for m in self.shelf.values()]
+        ready = (MINI, ABSENT, *(model for model in shelf if model.name == "moves"))
+        await connection.send(p.encode(p.ModelShelf(tuple(self.shelf.values()), ready, offline)))
+
+    async def see_to(self, connection: ServerConnection, id: str, wanted: type[p.Message]) -> None:
+        """Does what is wanted of a model: 'large' is downloaded by halves, 'base' is found damaged."""
+        action = {p.DownloadModel: "download", p.VerifyModel: "verify", p.RemoveModel: "remove"}[wanted]
+        if action == "download":
+            size = self.shelf[id].size_bytes or 10
+            half = p.ModelProgress(
+                id, action, file="unet.safetensors", done_bytes=size // 2, total_bytes=size
+            )
+            await connection.send(p.encode(half))
+            if id == "large":
+                await asyncio.get_running_loop().create_future()
+        if action != "verify":
+            here = action == "download"
+            self.shelf[id] = dataclasses.replace(self.shelf[id], installed=here, removable=here)
+        results, intact = (("unet.safetensors: damaged",), False) if action == "verify" else ((), None)
+        await connection.send(p.encode(p.ModelProgress(id, action, "done", results=results, intact=intact)))
+        await self.tell_shelf(connection)
 
     async def submit(self, connection: ServerConnection, job: str, request: p.ClipRequest) -> None:
         whole = {sha256 for sha256, blob in self.blobs.items() if p.blob_sha256(blob) == sha256}
