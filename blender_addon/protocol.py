@@ -39,6 +39,7 @@ MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8  # pixels; the VAE halves three time
 BODY_POINTS, HAND_POINTS, FACE_POINTS = 18, 21, 70  # OpenPose's; a face's last two are the pupils
 POINTS = BODY_POINTS + 2 * HAND_POINTS + FACE_POINTS  # of one person: body, left hand, right hand, face
 MAX_CONTROLS = 8
+MAX_PINS = 64
 MAX_PICTURE_BLOBS = 256  # that the frames of one kind of picture come in
 
 JOB_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -105,6 +106,15 @@ class Control(Record):
 
 
 @dataclass(frozen=True)
+class Pin(Record):
+    """A generated frame that is given: the clip leads to it and on from it, and it comes back as it was given, cut to
+    the clip's proportions about its middle and scaled. picture: the sha256 of an image file's bytes."""
+
+    frame: int = limited(low=0, high=MAX_FRAMES - 1)
+    picture: str = limited(pattern=SHA256)
+
+
+@dataclass(frozen=True)
 class ClipRequest(Record):
     """Everything a clip depends on: the same request and the same models give the same clip.
 
@@ -121,6 +131,9 @@ class ClipRequest(Record):
     frames) and `mask` (white where the clip is to be opaque; the frames then come with an alpha channel) are those of
     blobs of `Pictures`, one picture for each generated frame. source_strength: 0 keeps the source, 1 next to nothing
     of it. posealign: 'auto' brings the poses to the figure of the still.
+
+    pins: frames that are given, at most one for each. A pin at frame 0 is that frame also where a still is animated;
+    the still then says how things look.
 
     context_frames, context_overlap: length of a parallel-denoise window and how many frames neighbours share.
     context_schedule: how the windows are laid; predictor: what predicts the noise; names from `Menus`.
@@ -152,6 +165,7 @@ class ClipRequest(Record):
     source_strength: float = limited(0.6, low=0.0, high=1.0)
     controls: tuple[Control, ...] = limited((), longest=MAX_CONTROLS)
     mask: tuple[str, ...] = limited((), pattern=SHA256, longest=MAX_PICTURE_BLOBS)
+    pins: tuple[Pin, ...] = limited((), longest=MAX_PINS)
     context_frames: int = limited(12, low=1, high=64)
     context_overlap: int = limited(4, low=0, high=63)
     context_schedule: str = limited("shifting", pattern=PLUGIN_NAME)
@@ -190,6 +204,14 @@ class ClipRequest(Record):
                 "Lower the overlap.",
                 "bad_request",
             )
+        pinned = [pin.frame for pin in self.pins]
+        if outside := [frame for frame in pinned if frame >= self.num_frames]:
+            raise ProtocolError(
+                f"A pin is outside the clip of {self.num_frames} frames", outside[0],
+                f"Choose 0 to {self.num_frames - 1}.", "bad_request",
+            )  # fmt: skip
+        if twice := [frame for frame in set(pinned) if pinned.count(frame) > 1]:
+            raise ProtocolError("A frame has two pins", twice[0], "Give each frame one.", "bad_request")
 
     @property
     def blobs(self) -> tuple[str, ...]:
@@ -198,6 +220,7 @@ class ClipRequest(Record):
             *self.source,
             *self.mask,
             *(blob for control in self.controls for blob in control.pictures),
+            *(pin.picture for pin in self.pins),
         )
         return tuple(sorted({blob for blob in (self.still, self.poses, *pictures) if blob}))
 

@@ -106,8 +106,9 @@ class Clip:
     What the clip shows
       still: uint8 (h, w, 3), any size; it is cut to the clip's proportions about its middle. It is frame 0 or, with
       poses or controls, stands beside the clip, whose frames are then all new (see `begins_with_still`).
-      condition_images: pictures that frames of the clip shall be, any number of them. first_frame: how frame 0 is
-      made where neither says what it is. references, image_prompts: stills of any size, for the ReferenceNet and
+      condition_images: pictures that frames of the clip shall be, any number of them; where one is frame 0, the still
+      is beside the clip or, without poses and controls, only how things look. first_frame: how frame 0 is made where
+      neither says what it is. references, image_prompts: stills of any size, for the ReferenceNet and
       as image prompts; None: the still, or what is frame 0; () for none. reference_only: the image model itself looks
       at the references, with no ReferenceNet. face_embeds: float (n, e), see FaceID.
       ip_adapter_scale, face_scale: their weights. prompt_only_use_image_prompt: with a model that has no layers
@@ -250,11 +251,6 @@ class Clip:
             raise EngineError("A condition image is outside the clip", wrong, f"Choose {-n} to {n - 1}.")
         if twice := next((place for place in places if places.count(place) > 1), None):
             raise EngineError("A frame has two condition images", twice, "Give each frame one.")
-        if 0 in places and self.still is not None and self.begins_with_still:
-            raise EngineError(
-                "Frame 0 has both a still and a condition image", 0,
-                "Leave out one, or give the still as a reference.",
-            )  # fmt: skip
 
     @property
     def begins_with_still(self) -> bool:

@@ -119,11 +119,13 @@ def _check_parts(clip: Clip, models: Models, face_embedder: FaceEmbedder | None)
 
 
 def _opening(clip: Clip, models: Models, images: dict[int, torch.Tensor]) -> Shot:
-    """What a clip begins with: the still as frame 0 or beside the clip, the condition image of frame 0 and those
-    that follow it, or nothing yet. As a shot without frames of its own."""
-    if clip.still is not None and clip.n_vision_condition and 0 not in images:
-        ahead = () if clip.begins_with_still else (BESIDE,)
-        return Shot(0, 0, ahead, {0: _encoded(clip.still, clip, models)})
+    """What a clip begins with: the still beside the clip, else the condition image of frame 0, else the still as frame
+    0, or nothing yet. As a shot without frames of its own."""
+    shows_still = clip.still is not None and clip.n_vision_condition
+    if shows_still and not clip.begins_with_still:
+        return Shot(0, 0, (BESIDE,), {0: _encoded(clip.still, clip, models)})
+    if shows_still and 0 not in images:
+        return Shot(0, 0, (), {0: _encoded(clip.still, clip, models)})
     return Shot(0, 0, (), {0: images[0]} if 0 in images else {})
 
 

@@ -51,6 +51,7 @@ def _clip(
     yield Progress(job, "prepare", 0, 1)
     _forget_peak_memory()
     clip = clip_of(request, read_blob)
+    held = clip.pinned  # these come back as they were given, not as the VAE shows them
     licence = loaded.licence or models.licence(request.model)
     xmp = xmp_of(f"MuseV for Blender {models.engine_version()}", request.model, licence)
     outgoing = Outgoing(job, request, inputs.mask_of(request, read_blob), xmp)
@@ -63,8 +64,8 @@ def _clip(
             case pipeline.Preview() if sketches is not None:
                 yield from sketches.take(step, event)
             case pipeline.Frames():
-                for picture in event.frames:
-                    yield from outgoing.take(picture)
+                for number, picture in enumerate(event.frames, event.first):
+                    yield from outgoing.take(held.get(number, picture))
     yield Done(
         job,
         request.frames_out,
@@ -220,6 +221,7 @@ def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline
     if request.motion_speed is None:
         values["motion_speed"] = motion_speed(traits.native_fps, request.fps)
     values["still"] = inputs.still_of(request, read_blob)
+    values["condition_images"] = inputs.pins_of(request, read_blob)
     values |= inputs.poses_of(
         request, read_blob, values["still"], body_only=traits.body_only, device=_device()
     )

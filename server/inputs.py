@@ -13,6 +13,7 @@ from PIL import Image
 
 from blender_addon.protocol import ClipRequest, Pictures, PoseTrack, ProtocolError
 from musev_engine import control, frames, keypoints
+from musev_engine.clip import ConditionImage
 from musev_engine.errors import EngineError
 
 ReadBlob = Callable[[str], bytes]
@@ -29,6 +30,19 @@ def still_of(request: ClipRequest, read_blob: ReadBlob) -> np.ndarray | None:
     except ValueError as error:
         remedy = "Give a PNG or JPEG file that opens in an image viewer."
         raise ProtocolError(str(error), request.still, remedy, "unreadable_still") from error
+
+
+def pins_of(request: ClipRequest, read_blob: ReadBlob) -> tuple[ConditionImage, ...]:
+    """The frames that are given, of the request's size. Raises ProtocolError, code "unreadable_pin"."""
+    held = []
+    for pin in request.pins:
+        try:
+            picture = frames.decode_still(read_blob(pin.picture), what=f"pin at frame {pin.frame}")
+        except ValueError as error:
+            remedy = "Give a PNG or JPEG file that opens in an image viewer."
+            raise ProtocolError(str(error), pin.picture, remedy, "unreadable_pin") from error
+        held.append(ConditionImage(frames.fit_still(picture, request.width, request.height), pin.frame))
+    return tuple(held)
 
 
 def check_memory(request: ClipRequest) -> None:

@@ -18,6 +18,7 @@ from blender_addon.protocol import (
     Done,
     FrameReady,
     Pictures,
+    Pin,
     PoseTrack,
     Preview,
     Progress,
@@ -264,6 +265,39 @@ def test_pictures_that_would_fill_the_memory_are_refused_before_they_are_read():
     with pytest.raises(ProtocolError, match=r"156\.2 GiB") as error:
         clips.clip_of(request, None)
     assert error.value.code == "too_large"
+
+
+def pinned_in(request, blobs, shades):
+    """The request with plain pictures as pins, frame -> grey, of twice its size."""
+    files = {
+        frame: frames.encode_png(np.full((128, 128, 3), grey, np.uint8)) for frame, grey in shades.items()
+    }
+    pins = tuple(Pin(frame, blob_sha256(data)) for frame, data in files.items())
+    more = {blob_sha256(data): data for data in files.values()}
+    return dataclasses.replace(request, pins=pins), blobs | more
+
+
+@pytest.mark.parametrize("mode", ["pose", "still", "text"])
+def test_pins_come_back_as_they_were_given_and_the_frames_around_them_change(shipped, mode):
+    request, blobs = inputs(14)
+    left_out = {"pose": {}, "still": {"poses": None}, "text": {"poses": None, "still": None}}[mode]
+    request = dataclasses.replace(request, mode=mode, prompt="red", **left_out)
+    shades = {0: 40, 1: 200, 9: 90, 13: 250}
+    made, other = (decoded(sent_by(*pinned_in(request, blobs, each))) for each in (shades, shades | {9: 10}))
+    assert sorted(made) == list(range(14))
+    for frame in made:
+        is_pin = (
+            frame in shades and (made[frame] == shades[frame]).all()
+        )  # no VAE in between: PSNR is infinite
+        assert bool(is_pin) == (frame in shades), frame
+    near, far = (np.abs(made[frame].astype(int) - other[frame]).mean() for frame in (8, 13))
+    assert near > 0 and far == 0
+
+
+def test_a_pin_that_is_no_picture_is_told():
+    request = ClipRequest(mode="text", num_frames=2, pins=(Pin(1, blob_sha256(b"no")),))
+    with pytest.raises(ProtocolError, match=r"pin at frame 1 .* can't be read"):
+        clip_inputs.pins_of(request, lambda sha256: b"no")
 
 
 def test_the_mask_becomes_an_alpha_channel_that_goes_with_its_frame(shipped):

@@ -236,6 +236,24 @@ def test_condition_images_come_out_at_their_places(models, places, num_frames):
         assert [near(picture, one) for one in given] == [place == frame for place in pinned], frame
 
 
+def test_a_still_stays_beside_a_clip_whose_first_frames_are_given(models):
+    images = tuple(ConditionImage(each, i) for i, each in enumerate((OTHER, THIRD)))
+    with Samples(models) as samples:
+        made = pictures(asked(9, condition_images=images), models)
+    shown = [frames.fit_still(each, SIZE, SIZE) for each in (STILL, OTHER, THIRD)]
+    head = frames.encode(models.vae, np.stack(shown))
+    assert all(torch.allclose(each[:, :, :3], head, atol=1e-5) for each in samples)
+    assert len(made) == 9 and near(made[:2], seen_by_vae(np.stack(shown[1:]), models))
+
+
+def test_where_frame_0_is_given_an_animated_still_is_the_look(models):
+    given = {"condition_images": (ConditionImage(OTHER),)}
+    one, other = (pictures(asked(5, "still", still=still, **given), models) for still in (STILL, THIRD))
+    fitted = frames.fit_still(OTHER, SIZE, SIZE)[None]
+    assert near(one[:1], seen_by_vae(fitted, models)) and near(other[:1], one[:1])
+    assert not near(one[1:], other[1:])
+
+
 def test_every_frame_of_a_clip_may_be_given(models):
     images = tuple(ConditionImage(each, i) for i, each in enumerate(VIDEO[:3]))
     assert near(pictures(asked(3, "text", condition_images=images), models), seen_by_vae(VIDEO[:3], models))
@@ -444,10 +462,6 @@ def test_what_the_model_lacks_is_told_before_anything_is_made(models, change, sa
         ({"shots": (3, 2)}, r"add up to the clip's \(got \(3, 2\)\). Give lengths that sum to 4"),
         ({"condition_images": (ConditionImage(OTHER, 4),)}, r"outside the clip \(got 4\). Choose -4 to 3"),
         ({"condition_images": (ConditionImage(OTHER, 3), ConditionImage(OTHER, -1))}, "two condition images"),
-        (
-            {"still": OTHER, "condition_images": (ConditionImage(OTHER),)},
-            "both a still and a condition image",
-        ),
         ({"video": VIDEO}, r"video has another shape \(got \(9, 32, 32, 3\)\)"),
         ({"controls": (CONTROL,)}, r"frames has another shape .* Give \(4, any, any, 3\)"),
         ({"predictor": "oracle"}, "predictor isn't known"),

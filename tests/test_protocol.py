@@ -26,6 +26,7 @@ from blender_addon.protocol import (
     ModelInfo,
     PhaseTime,
     Pictures,
+    Pin,
     PoseTrack,
     Problem,
     ProtocolError,
@@ -131,6 +132,8 @@ def test_a_request_has_one_text_and_survives_it():
         ({"still": SHA}, ("'text'", "still", "another mode")),
         ({"mode": "still", "still": SHA, "poses": SHA}, ("'still'", "poses", "another mode")),
         ({"context_frames": 4, "context_overlap": 4}, ("context_overlap", "4", "Lower")),
+        ({"mode": "text", "num_frames": 4, "pins": (Pin(4, SHA),)}, ("outside the clip of 4", "4", "0 to 3")),
+        ({"mode": "text", "pins": (Pin(4, SHA), Pin(4, SHA))}, ("two pins", "4", "Give each frame one")),
     ],
 )
 def test_a_request_that_does_not_fit_is_refused_by_name_value_and_remedy(fields, named):
@@ -275,10 +278,11 @@ def test_pictures_that_do_not_fit_are_refused():
 
 
 def test_a_request_names_every_input():
-    one, two, three, four = (letter * 64 for letter in "abcd")
+    one, two, three, four, five = (letter * 64 for letter in "abcde")
     depth = Control("depth", (two, one))
-    request = ClipRequest(mode="video", source=(three,), mask=(four,), controls=(depth,))
-    assert request.blobs == (one, two, three, four)
+    pins = (Pin(3, five), Pin(0, one))
+    request = ClipRequest(mode="video", source=(three,), mask=(four,), controls=(depth,), pins=pins)
+    assert request.blobs == (one, two, three, four, five)
     assert protocol.request_from_json(protocol.request_json(request)) == request
     with pytest.raises(ProtocolError, match=r"source\[0\]"):
         ClipRequest(mode="video", source=("../secret",))
