@@ -39,6 +39,7 @@ MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8  # pixels; the VAE halves three time
 BODY_POINTS, HAND_POINTS, FACE_POINTS = 18, 21, 70  # OpenPose's; a face's last two are the pupils
 POINTS = BODY_POINTS + 2 * HAND_POINTS + FACE_POINTS  # of one person: body, left hand, right hand, face
 MAX_CONTROLS = 8
+MAX_PROMPTS = 64  # of a clip's prompt track
 MAX_PINS = 64
 MAX_PICTURE_BLOBS = 256  # that the frames of one kind of picture come in
 
@@ -115,6 +116,15 @@ class Pin(Record):
 
 
 @dataclass(frozen=True)
+class PromptSpan(Record):
+    """The prompt of the generated frames `first` to `last`, both of them in it."""
+
+    first: int = limited(low=0, high=MAX_FRAMES - 1)
+    last: int = limited(low=0, high=MAX_FRAMES - 1)
+    text: str = limited(longest=2000)
+
+
+@dataclass(frozen=True)
 class ClipRequest(Record):
     """Everything a clip depends on: the same request and the same models give the same clip.
 
@@ -126,6 +136,10 @@ class ClipRequest(Record):
     that is not the same: output frame k shows the time k / output_fps, the frames between generated ones made as
     `between` says: 'held' repeats, 'blended' mixes, 'flow' moves the pixels along optical flow. motion_speed: MuseV's
     sample rate of frames; None: what the model and fps make of it.
+
+    prompts: other prompts for some of the generated frames; where they overlap one goes over into the next, outside
+    them `prompt` stands. noise_width, noise_height: the size that the first noise is drawn for, None for the clip's
+    own: a draft of a larger clip begins with that one's noise.
 
     `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`); `source` (plain
     frames) and `mask` (white where the clip is to be opaque; the frames then come with an alpha channel) are those of
@@ -179,9 +193,19 @@ class ClipRequest(Record):
     motion_speed: float | None = limited(None, low=0.0, high=1000.0)
     ip_adapter_scale: float = limited(1.0, low=0.0, high=4.0)
     control_scale: float = limited(1.0, low=0.0, high=4.0)
+    prompts: tuple[PromptSpan, ...] = limited((), longest=MAX_PROMPTS)
+    noise_width: int | None = limited(None, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
+    noise_height: int | None = limited(None, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_prompts()
+        for side, noise in (("width", self.noise_width), ("height", self.noise_height)):
+            if noise is not None and noise < getattr(self, side):
+                raise ProtocolError(
+                    f"noise_{side} must not be less than {side} ({getattr(self, side)})", noise,
+                    "Leave it out, or give the size of the final clip.", "bad_request",
+                )  # fmt: skip
         for mode, needed, message, remedy in (
             ("still", "still", "Mode 'still' animates a picture, and none was given", "Choose a reference still."),
             ("pose", "poses", "Mode 'pose' follows a rig, and no poses were given", "Choose an armature and a camera."),
@@ -212,6 +236,14 @@ class ClipRequest(Record):
             )  # fmt: skip
         if twice := [frame for frame in set(pinned) if pinned.count(frame) > 1]:
             raise ProtocolError("A frame has two pins", twice[0], "Give each frame one.", "bad_request")
+
+    def _check_prompts(self) -> None:
+        for span in self.prompts:
+            if not span.first <= span.last < self.num_frames:
+                raise ProtocolError(
+                    f"A prompt must lie within the {self.num_frames} generated frames", (span.first, span.last),
+                    f"Choose 0 <= first <= last <= {self.num_frames - 1}.", "bad_request",
+                )  # fmt: skip
 
     @property
     def blobs(self) -> tuple[str, ...]:

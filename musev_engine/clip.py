@@ -10,6 +10,7 @@ from musev_engine import plugins
 from musev_engine.drawing import NUM_BODY_POINTS
 from musev_engine.errors import EngineError
 from musev_engine.keypoints import NUM_POINTS
+from musev_engine.prompt_track import PromptSpan, check_spans
 from musev_engine.sampling import GUIDANCE_METHODS, NOISE_TYPES
 from musev_engine.schedulers import SCHEDULERS
 from musev_engine.windows import OVERLAP_WEIGHTS
@@ -103,6 +104,8 @@ class Clip:
     Size and steps
       width, height: pixels, multiples of 8. guidance_scale: 1 is none; it goes to guidance_scale_end (None:
       stays) by guidance_method. scheduler: "model" for its own, or one of `schedulers`; eta: of its noise.
+      prompts: other prompts for some of the frames, see `prompt_track`; what stands for no frame of the clip (a
+      reference, a still beside it) is told what frame 0 is.
     What the clip shows
       still: uint8 (h, w, 3), any size; it is cut to the clip's proportions about its middle. It is frame 0 or, with
       poses or controls, stands beside the clip, whose frames are then all new (see `begins_with_still`).
@@ -129,7 +132,9 @@ class Clip:
       context_*: see `windows`; context_batch_size: windows predicted in one call. overlap_weights: how they meet.
     Noise and motion
       noise_type, w_ind_noise: see `sampling.draw_noise`; initial_common_latent: float (c, height / 8, width / 8), the
-      frames' shared noise. img_weight: how far the noise leans to the condition frames, 0 for not at all.
+      frames' shared noise. noise_width, noise_height: the size in pixels that the noise is drawn for, the clip's own
+      (None) or larger: clips of two sizes begin alike where this is the same. img_weight: how far the noise leans to
+      the condition frames, 0 for not at all.
       motion_speed: MuseV's sample rate of frames. skip_temporal: each frame for itself.
     need_hist_match: all frames get the colours of frame 0. predictor: "musev", or a plug-in's. compat="musev":
     MuseV's accidents too, see `shots`.
@@ -139,6 +144,7 @@ class Clip:
 
     prompt: str = ""
     negative_prompt: str = ""
+    prompts: tuple[PromptSpan, ...] = ()
     width: int = 128
     height: int = 128
     num_frames: int = 48
@@ -188,6 +194,8 @@ class Clip:
     w_ind_noise: float = 0.5
     img_weight: float = 0.001
     initial_common_latent: np.ndarray | None = None
+    noise_width: int | None = None
+    noise_height: int | None = None
     motion_speed: float = 8.0
     skip_temporal: bool = False
     need_hist_match: bool = False
@@ -204,9 +212,10 @@ class Clip:
             ("context_frames", 1, MAX_FRAMES), ("context_overlap", 0, self.context_frames - 1),
             ("context_stride", 1, MAX_FRAMES), ("context_batch_size", 1, MAX_FRAMES), ("w_ind_noise", 0, 1),
             ("img_weight", 0, 1), ("motion_speed", 0, 1000),
+            ("noise_width", self.width, MAX_SIZE), ("noise_height", self.height, MAX_SIZE),
         )  # fmt: skip
-        for name in ("width", "height"):
-            if (value := getattr(self, name)) % 8:
+        for name in ("width", "height", "noise_width", "noise_height"):
+            if (value := getattr(self, name) or 0) % 8:
                 near = value // 8 * 8
                 raise EngineError(f"{name} must be a multiple of 8", value, f"Choose {near} or {near + 8}.")
         _check_choices(
@@ -237,6 +246,7 @@ class Clip:
         ):
             if frames is not None:
                 _check_pixels(name, frames, (self.num_frames, None, None, 3))
+        check_spans(self.prompts, self.num_frames)
         self._check_frames()
 
     def _check_frames(self) -> None:

@@ -18,6 +18,7 @@ from musev_engine.models.pose_guider import PoseGuider
 from musev_engine.models.projections import FaceProjModel, ImageProjection
 from musev_engine.models.referencenet import ReferenceNet
 from musev_engine.models.unet import ReferenceTokens, UNet3D
+from musev_engine.prompt_track import PromptTrack
 from musev_engine.sampling import Predict
 from musev_engine.windows import Timeline
 
@@ -53,7 +54,8 @@ class Control:
 class Conditions:
     """What a clip's predictions depend on. B is b, or 2b under guidance with the unconditional half first.
 
-    prompt_embeds: (B, n, d); the others may have fewer rows, see `aligned`. guided: whether there are two halves.
+    prompt_embeds: (B, n, d); the others may have fewer rows, see `aligned`. prompt_track: what the timeline's frames
+    are told instead, where it isn't the same for all. guided: whether there are two halves.
     timeline: which frames are made, which given. condition_latents: (b, c, n_c, h, w) the clean frames, in the
     order of `timeline.pinned`.
     reference: ReferenceNet's keys and values, of batch B; self_reference: the UNet's own.
@@ -75,6 +77,15 @@ class Conditions:
     controls: tuple[Control, ...] = ()
     motion_speed: float = 8.0
     skip_temporal: bool = False
+    prompt_track: PromptTrack | None = None
+
+    def text(self, sequences: list[list[int]]) -> torch.Tensor:
+        """What the windows are told, by half, window and clip: (rows, n, d), or (rows, t, n, d) of each frame."""
+        halves = 1 + self.guided
+        if self.prompt_track is None:
+            return _repeated(self.prompt_embeds, len(sequences), halves)
+        each = [self.prompt_track.at(sequence).unflatten(0, (halves, -1)) for sequence in sequences]
+        return torch.stack(each, dim=1).flatten(0, 2)
 
 
 def predictor(unet: UNet3D, conditions: Conditions, timesteps: torch.Tensor) -> Predict:
@@ -112,7 +123,7 @@ def predictor(unet: UNet3D, conditions: Conditions, timesteps: torch.Tensor) -> 
             reference = reference.map(of_windows)
         if own is not None and len(windows) > 1:
             own = {layer: tuple(map(of_windows, kv)) for layer, kv in own.items()}
-        text, step = of_windows(conditions.prompt_embeds), (steps[float(t)], len(steps))
+        text, step = conditions.text(sequences), (steps[float(t)], len(steps))
         noise_pred = unet(
             sample, t, text,
             condition_index=given,
@@ -223,7 +234,11 @@ def _control_residuals(
         down, mid = control.net(
             shown.transpose(1, 2).flatten(0, 1).to(control.net.dtype),
             t,
-            text[rows].repeat_interleave(sample.shape[2], dim=0).to(control.net.dtype),
+            (
+                text[rows].flatten(0, 1)
+                if text.ndim == 4
+                else text[rows].repeat_interleave(sample.shape[2], dim=0)
+            ).to(control.net.dtype),
             pictures.repeat(len(shown) // len(pictures), 1, 1, 1, 1).flatten(0, 1),
             conditioning_scale=control.scale,
             guess_mode=control.guess,

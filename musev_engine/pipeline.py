@@ -25,6 +25,7 @@ from musev_engine.drawing import NUM_BODY_POINTS
 from musev_engine.errors import EngineError
 from musev_engine.faces import FaceEmbedder
 from musev_engine.loading import POSE_CONTROLNET, Models
+from musev_engine.prompt_track import PromptTrack, texts_of
 from musev_engine.prompts import encode_prompts
 from musev_engine.sampling import (
     classifier_free,
@@ -63,14 +64,14 @@ def generate(clip: Clip, models: Models, face_embedder: FaceEmbedder | None = No
         opening = replace(opening, pinned={0: made})
         looks = looks.after_first_frame(clip, torch.cat(list(frames.decode(models.vae, made))))
         images = {frame: made if frame == opening.frame_of(0) else each for frame, each in images.items()}
-    embeds = _encoded_prompts(clip, models)
+    texts = _encoded_prompts(clip, models)
     yield Progress("prepare", 1, 1)
 
     plan, shot, latents, trace, model_frame = plan_shots(clip), None, None, None, None
     for number, (first, end) in enumerate(plan):
         shot = follow(clip, first, end, opening, shot, latents, images)
         opening = opening if number else shot
-        conditions = _conditions(clip, models, looks, embeds, shot)
+        conditions = _conditions(clip, models, looks, texts, shot)
         made, trace = yield from _made(clip, models, shot, conditions, generator, trace, (number, len(plan)))
         latents, done, tail = shot.whole(made), first, []
         yield Progress("decode", first, clip.num_frames)
@@ -201,8 +202,9 @@ def _denoise(
     common = clip.initial_common_latent
     common = None if common is None else torch.from_numpy(common).float()[None, :, None]
     noise = draw_noise(
-        shape, generator, noise_type=clip.noise_type, w_ind_noise=clip.w_ind_noise, common=common
-    ).to(models.device)
+        shape, generator, noise_type=clip.noise_type, w_ind_noise=clip.w_ind_noise, common=common,
+        drawn_at=((clip.noise_height or clip.height) // 8, (clip.noise_width or clip.width) // 8),
+    ).to(models.device)  # fmt: skip
     if conditions.condition_latents is not None and start is None:
         noise = lean_noise(noise, conditions.condition_latents, clip.img_weight)
     latents = initial_latents(scheduler, noise, timesteps[0], start)
@@ -241,14 +243,21 @@ def _denoise(
     return state.latents
 
 
-def _encoded_prompts(clip: Clip, models: Models) -> torch.Tensor:
-    """(B, n, d): the negative prompt first, where there is guidance."""
-    texts = [clip.negative_prompt, clip.prompt] if clip.guidance_scale > 1 else [clip.prompt]
-    return encode_prompts(models.text_encoder, models.tokenizer, texts).to(models.device)
+def _encoded_prompts(clip: Clip, models: Models) -> PromptTrack:
+    """What the clip's frames are told, the negative prompt first where there is guidance."""
+    texts, weights = texts_of(clip.prompt, clip.prompts, clip.num_frames)
+    guided = clip.guidance_scale > 1
+    wanted = [clip.negative_prompt, *texts] if guided else texts
+    embeds = encode_prompts(models.text_encoder, models.tokenizer, wanted).to(models.device)
+    halves = [embeds[:1].expand(len(texts), -1, -1), embeds[1:]] if guided else [embeds]
+    return PromptTrack(torch.stack(halves), torch.from_numpy(weights))
 
 
-def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, shot: Shot) -> Conditions:
+def _conditions(clip: Clip, models: Models, looks: Looks, texts: PromptTrack, shot: Shot) -> Conditions:
     """All that a shot's predictions depend on. Pictures that the model has no parts for are left out."""
+    embeds = texts.at([0])[:, 0]
+    shown = [max(0, shot.frame_of(place)) for place in range(shot.timeline.num_frames)]
+    track = None if texts.is_plain else texts.of(shown)
     guided, image, face, reference, own = clip.guidance_scale > 1, None, None, None, None
     if looks.image_prompts is not None and models.image_encoder is not None:
         # cut and scaled once more, as in MuseV
@@ -267,7 +276,8 @@ def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, 
             models.referencenet, models.unet, latents, embeds if image is None else image
         )
     if not models.unet.config.ip_adapter_cross_attn:
-        embeds = image if clip.prompt_only_use_image_prompt and image is not None else embeds
+        if clip.prompt_only_use_image_prompt and image is not None:
+            embeds, track = image, None
         image = None
     return Conditions(
         embeds,
@@ -283,6 +293,7 @@ def _conditions(clip: Clip, models: Models, looks: Looks, embeds: torch.Tensor, 
         controls=tuple(_controls(clip, models, shot)),
         motion_speed=clip.motion_speed,
         skip_temporal=clip.skip_temporal,
+        prompt_track=track,
     )
 
 

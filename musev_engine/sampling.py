@@ -131,12 +131,14 @@ def draw_noise(
     noise_type: str = "random",
     w_ind_noise: float = 0.5,
     common: torch.Tensor | None = None,
+    drawn_at: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Unit noise for a clip, (b, c, t, h, w) float32, drawn on the generator's device (the CPU's: then a seed
     means the same everywhere).
 
     "random": every frame for itself. "video_fusion": √(1-w) · what all frames share + √w · each frame's own,
-    w = `w_ind_noise` in [0, 1]; `common` (b, c, 1, h, w) takes the place of the first draw. A list of
+    w = `w_ind_noise` in [0, 1]; `common` (b, c, 1, h, w) takes the place of the first draw. drawn_at: draws are of
+    this size (h, w) or larger, and made smaller by `smaller_noise`. A list of
     generators has one for each clip of the batch. Raises ValueError for another type, weight or list length.
     """
     if noise_type not in NOISE_TYPES:
@@ -149,18 +151,44 @@ def draw_noise(
             raise ValueError(f"{len(generator)} generators for {batch} clips; give one for each")
         rows = [common[i : i + 1] if common is not None else None for i in range(batch)]
         each = [
-            draw_noise((1, *shape[1:]), one, noise_type=noise_type, w_ind_noise=w_ind_noise, common=row)
+            draw_noise(
+                (1, *shape[1:]), one,
+                noise_type=noise_type, w_ind_noise=w_ind_noise, common=row, drawn_at=drawn_at,
+            )
             for one, row in zip(generator, rows, strict=True)
-        ]
+        ]  # fmt: skip
         return torch.cat(each)
 
     def draw(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=generator, device=generator.device)
+        whole = (*size[:3], *(drawn_at or size[3:]))
+        return smaller_noise(torch.randn(whole, generator=generator, device=generator.device), size[3:])
 
     if noise_type == "random":
         return draw(*shape)
     shared = draw(batch, channels, 1, height, width) if common is None else common
     return (1 - w_ind_noise) ** 0.5 * shared + w_ind_noise**0.5 * draw(*shape)
+
+
+def smaller_noise(noise: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Unit noise (…, h, w) averaged over areas to (…, *size), each side at most as long, and still of unit variance:
+    for whole factors the mean times the square root of the area. The same size is the noise itself.
+
+    Averages over areas that share a pixel, as those of other factors do, are a little alike.
+    """
+    for axis, length in ((-1, size[1]), (-2, size[0])):
+        if noise.shape[axis] != length:
+            shares = _area_shares(noise.shape[axis], length).to(noise)
+            noise = (noise.transpose(axis, -1) @ shares).transpose(axis, -1)
+    return noise.contiguous()
+
+
+def _area_shares(before: int, after: int) -> torch.Tensor:
+    """(before, after): how much each of the long side's pixels adds to each of the short one's, every column a unit
+    vector."""
+    edges = torch.arange(after + 1, dtype=torch.float64) * before / after
+    pixels = torch.arange(before, dtype=torch.float64)[:, None]
+    shares = (torch.minimum(edges[1:], pixels + 1) - torch.maximum(edges[:-1], pixels)).clamp(min=0)
+    return shares / shares.norm(dim=0)
 
 
 def lean_noise(noise: torch.Tensor, condition_latents: torch.Tensor, img_weight: float) -> torch.Tensor:

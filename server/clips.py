@@ -22,6 +22,7 @@ from musev_engine.errors import EngineError
 from musev_engine.inbetween import Inbetween, places
 from musev_engine.models.config import SD15
 from musev_engine.previews import LatentColours, colours_of
+from musev_engine.prompt_track import PromptSpan
 from musev_engine.provenance import xmp_of
 from server import inputs, models
 
@@ -213,7 +214,7 @@ def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline
     does not take.
     """
     inputs.check_memory(request)
-    own = {field.name for field in dataclasses.fields(pipeline.Clip)} - {"controls"}
+    own = {field.name for field in dataclasses.fields(pipeline.Clip)} - {"controls", "prompts"}
     values = {
         field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name in own
     }
@@ -225,6 +226,7 @@ def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline
     values |= inputs.poses_of(
         request, read_blob, values["still"], body_only=traits.body_only, device=_device()
     )
+    values["prompts"] = tuple(PromptSpan(each.first, each.last, each.text) for each in request.prompts)
     values["controls"] = tuple(
         _control_video(each, request, read_blob, values["still"]) for each in request.controls
     )

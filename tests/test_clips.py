@@ -22,6 +22,7 @@ from blender_addon.protocol import (
     PoseTrack,
     Preview,
     Progress,
+    PromptSpan,
     ProtocolError,
     blob_sha256,
 )
@@ -212,6 +213,16 @@ def test_the_source_and_control_pictures_reach_the_clip():
     assert control.controlnet == "control_v11f1p_sd15_depth" and control.frames[:, 5, 5, 0].tolist() == greys
     assert control.frames.shape == (3, 64, 64, 3)
     assert (control.scale, control.start, control.end) == (0.7, 0.1, 0.8)
+
+
+def test_the_prompt_track_and_the_noises_size_reach_the_clip():
+    request = ClipRequest(
+        mode="text", num_frames=8, prompt="a", prompts=(PromptSpan(1, 4, "b"), PromptSpan(3, 7, "c")),
+        noise_width=256, noise_height=192,
+    )  # fmt: skip
+    clip = clips.clip_of(request, {}.__getitem__)
+    assert [(span.first, span.last, span.text) for span in clip.prompts] == [(1, 4, "b"), (3, 7, "c")]
+    assert (clip.noise_width, clip.noise_height) == (256, 192)
 
 
 def test_plain_frames_are_looked_at_by_the_controls_detector():

@@ -297,6 +297,20 @@ def test_what_comes_back_may_be_more_than_is_generated():
     assert ClipRequest(mode="text", num_frames=12, output_frames=96, output_fps=24.0).frames_out == 96
 
 
+def test_a_prompt_track_comes_back_as_it_went_and_lies_within_the_clip():
+    spans = (protocol.PromptSpan(0, 3, "a hill"), protocol.PromptSpan(2, 7, "das Meer äöü"))
+    request = ClipRequest(mode="text", num_frames=8, prompts=spans, noise_width=256, noise_height=128)
+    assert protocol.request_from_json(protocol.request_json(request)) == request
+    for first, last in ((5, 8), (4, 3)):
+        with pytest.raises(ProtocolError, match=r"within the 8 generated frames \(got"):
+            ClipRequest(mode="text", num_frames=8, prompts=(protocol.PromptSpan(first, last, "a"),))
+
+
+def test_noise_is_never_drawn_for_less_than_the_clip():
+    with pytest.raises(ProtocolError, match=r"noise_height must not be less than height \(128\) \(got 64\)"):
+        ClipRequest(mode="text", noise_height=64)
+
+
 def test_records_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Cancel(JOB).job = "other"

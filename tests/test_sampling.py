@@ -8,12 +8,14 @@ import torch
 
 from musev_engine.errors import EngineError
 from musev_engine.sampling import (
+    NOISE_TYPES,
     classifier_free,
     denoise,
     draw_noise,
     guidance_scales,
     initial_latents,
     lean_noise,
+    smaller_noise,
     steps_of_strength,
 )
 from musev_engine.schedulers import SCHEDULERS, make_scheduler, set_timesteps
@@ -281,3 +283,38 @@ def test_unknown_names_and_odd_values_are_refused():
         draw_noise((2, *SHAPE[1:]), [generator])
     with pytest.raises(ValueError, match="'stairs'; choose one of linear"):
         guidance_scales(7, 3, 4, "stairs")
+
+
+@pytest.mark.parametrize("drawn_at", [(32, 48), (24, 40), (30, 36), (16, 25)])
+def test_noise_of_a_larger_size_made_smaller_is_unit_noise(drawn_at):
+    noise = draw_noise((1, 16, 24, 16, 24), torch.Generator().manual_seed(0), drawn_at=drawn_at)
+    assert noise.shape[-2:] == (16, 24)
+    assert np.isclose(noise.var().item(), 1, atol=0.02)
+    assert (noise.var(dim=(0, 1, 2)) - 1).abs().max() < 0.4  # 384 draws at each place
+
+
+@pytest.mark.parametrize("noise_type", NOISE_TYPES)
+def test_a_draft_begins_with_the_noise_of_the_final(noise_type):
+    shape, options = (1, 4, 3, 16, 24), {"noise_type": noise_type, "w_ind_noise": 0.3}
+    final = draw_noise(shape, torch.Generator().manual_seed(7), **options)
+    draft = draw_noise((1, 4, 3, 8, 12), torch.Generator().manual_seed(7), drawn_at=(16, 24), **options)
+    pooled = 2 * final.unflatten(-1, (12, 2)).unflatten(-3, (8, 2)).mean(dim=(-1, -3))
+    assert torch.allclose(draft, pooled, atol=1e-5)
+    other = draw_noise((1, 4, 3, 8, 12), torch.Generator().manual_seed(8), drawn_at=(16, 24), **options)
+    assert abs(torch.corrcoef(torch.stack([draft.flatten(), other.flatten()]))[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("noise_type", NOISE_TYPES)
+def test_noise_of_the_own_size_is_what_it_was_to_the_bit(noise_type):
+    plain, told = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    assert torch.equal(
+        draw_noise(SHAPE, plain, noise_type=noise_type),
+        draw_noise(SHAPE, told, noise_type=noise_type, drawn_at=SHAPE[-2:]),
+    )
+    assert torch.equal(torch.randn(4, generator=plain), torch.randn(4, generator=told))
+
+
+def test_smaller_noise_of_no_whole_factor_weighs_by_area():
+    made = smaller_noise(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), (2, 2))
+    # 3 pixels onto 2: the first takes one and a half
+    assert torch.allclose(made[0], torch.tensor([1 / 1.25**0.5, 0.0])) and not made[1].any()
