@@ -8,6 +8,7 @@ def _modules() -> tuple:
     """What has classes, handlers or timers of its own, each after what it builds on."""
     from . import (
         alignment,
+        models,
         operators,
         props,
         scene_copy,
@@ -23,7 +24,7 @@ def _modules() -> tuple:
     from .rig import characters, characters_panel, occlusion, overlay, views
 
     return (
-        settings, characters, occlusion, overlay, sources, stack, props, operators, ui, alignment, source_panel,
+        settings, characters, occlusion, overlay, sources, stack, props, operators, ui, models, alignment, source_panel,
         characters_panel, panel, scene_copy, views, stack_verbs, stack_panel, session,
     )  # fmt: skip
 

@@ -24,6 +24,8 @@ from .rig.occlusion import MusevOcclusionSettings
 from .rig.overlay import MusevOverlaySettings
 from .sources import MusevSourceSettings
 
+MAX_VARIATIONS = 16
+
 MODES = (
     ("pose", "Pose to Clip", "A rig's motion drives the clip; the still, if given, says what it looks like"),
     ("still", "Still to Clip", "The still comes to life as the prompt says"),
@@ -164,6 +166,18 @@ class MusevSettings(bpy.types.PropertyGroup):
     height: number("height", "Height", "Pixels; a multiple of 8")
     steps: number("num_inference_steps", "Steps", "Denoising steps: more takes longer and looks cleaner")
     seed: number("seed", "Seed", "The same seed and settings give the same clip")
+    variations: IntProperty(
+        name="Variations", description="How many takes are made at once, with seeds that follow one another",
+        default=1, min=1, max=MAX_VARIATIONS,
+    )  # fmt: skip
+    context_frames: number(
+        "context_frames", "Window", "Generated frames that are denoised together: fewer need less memory"
+    )
+    context_overlap: number(
+        "context_overlap",
+        "Overlap",
+        "Generated frames that neighbouring windows share; fewer than the window has",
+    )
     # Names, not numbers of a list: they mean the same whatever the next engine has.
     model: StringProperty(
         name="Model", description="What makes the clip; the menu lists the models that the engine has",
@@ -211,6 +225,9 @@ class MusevPreferences(bpy.types.AddonPreferences):
         if self.engine_url:
             layout.prop(self, "token_file")
         layout.prop(self, "output_folder")
+        from . import models  # which needs these settings
+
+        models.draw_models(layout, context)
 
 
 def preferences(context: bpy.types.Context) -> MusevPreferences:

@@ -1,0 +1,343 @@
+"""The engine's models in the extension's preferences: what is installed and under which licence; download, verify,
+remove.
+
+The engine does all of it, and tells; what it told lies in `session.current.shelf`. The list that Blender draws is a
+copy of it in the window manager, made anew whenever that changes.
+"""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import BoolProperty, CollectionProperty, IntProperty, StringProperty
+
+from . import session, shelf
+from .engine_link import EngineState
+from .gather import REFUSALS, SettingsError
+from .operators import refuse
+from .protocol import CancelModel, DownloadModel, ModelProgress, RemoveModel, ShelfModel, VerifyModel
+from .ui import draw_text, line_width
+
+ONLINE = "Blender's online access is off; allow it in Preferences, System, Network"
+
+
+class MusevModelRow(bpy.types.PropertyGroup):
+    """One line of the list. name: the model's id. words: what the search looks at."""
+
+    words: StringProperty(name="Words", description="What the search looks at")
+
+
+def chosen(context: bpy.types.Context) -> str:
+    """The id of the model that is chosen in the list; "" where there is none."""
+    manager = context.window_manager
+    rows = manager.musev_models
+    return rows[manager.musev_model_index].name if manager.musev_model_index < len(rows) else ""
+
+
+class ModelOperator:
+    """A verb on one known model, as the engine carries it out; it refuses where the engine would."""
+
+    model: StringProperty(
+        name="Model",
+        description="The id of a known model; empty: the one chosen in the preferences' list",
+        options={"SKIP_SAVE"},
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if session.current.engine.state is not EngineState.ON:
+            state = session.current.engine.state.value
+            cls.poll_message_set(
+                f"The engine is {state}; its models are seen to by it. Press Start Engine first"
+            )
+            return False
+        return True
+
+    def known(self, context: bpy.types.Context) -> ShelfModel:
+        """Raises SettingsError where the engine knows no such model."""
+        id, models = self.model or chosen(context), session.current.shelf.models
+        if id not in models:
+            raise SettingsError(
+                f"The engine knows no model '{id}'; choose one from the list in the extension's preferences."
+            )
+        return models[id]
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            model = self.known(context)
+            word = self.word(model)
+            session.current.shelf.refused.pop(model.id, None)
+            session.current.engine.client.send(word)
+        except REFUSALS as error:
+            return refuse(self, error)
+        return {"FINISHED"}
+
+
+class MUSEV_OT_model_download(ModelOperator, bpy.types.Operator):
+    bl_idname = "musev.model_download"
+    bl_label = "Download Model"
+    bl_description = "Let the engine download this model, after you have accepted its licence"
+
+    licence_accepted: StringProperty(
+        name="Licence",
+        description="The name of the licence that you have read and accept, exactly as the model's entry tells it",
+        options={"SKIP_SAVE"},
+    )
+    accept: BoolProperty(
+        name="I have read and accept this licence",
+        description="Without it nothing is downloaded",
+        options={"SKIP_SAVE"},
+    )
+
+    def word(self, model: ShelfModel) -> DownloadModel:
+        if reason := why_no_download(model):
+            raise SettingsError(reason)
+        accepted = self.licence_accepted or (model.licence if self.accept else "")
+        if accepted != model.licence:
+            raise SettingsError(
+                f"The licence of '{model.id}' was not accepted (got '{accepted}'). Read it at {model.licence_url}, "
+                f"then accept it by its name: {model.licence}"
+            )
+        return DownloadModel(model.id, accepted)
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        try:
+            model = self.known(context)
+            if reason := why_no_download(model):
+                raise SettingsError(reason)
+        except REFUSALS as error:
+            return refuse(self, error)
+        self.model = model.id  # whatever is chosen while the dialog is open
+        return context.window_manager.invoke_props_dialog(self, width=440)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        model = session.current.shelf.models.get(self.model)
+        if model is None:
+            layout.label(text="The engine no longer knows this model", icon="ERROR")
+            return
+        layout.label(text=f"{model.id}, {shelf.size_text(model.size_bytes)}", icon="IMPORT")
+        draw_text(layout, model.title, 60)
+        draw_licence(layout, model, 60)
+        layout.prop(self, "accept")
+
+
+class MUSEV_OT_model_verify(ModelOperator, bpy.types.Operator):
+    bl_idname = "musev.model_verify"
+    bl_label = "Verify Model"
+    bl_description = "Read the model's files and compare them with what was published"
+
+    def word(self, model: ShelfModel) -> VerifyModel:
+        if not model.installed:
+            raise SettingsError(f"The model '{model.id}' isn't installed; download it first.")
+        return VerifyModel(model.id)
+
+
+class MUSEV_OT_model_remove(ModelOperator, bpy.types.Operator):
+    bl_idname = "musev.model_remove"
+    bl_label = "Remove Model"
+    bl_description = "Delete the model's files from the engine's models folder"
+
+    def word(self, model: ShelfModel) -> RemoveModel:
+        if not model.removable:
+            raise SettingsError(
+                f"The model '{model.id}' doesn't lie in the engine's own models folder; remove it where it lies."
+            )
+        return RemoveModel(model.id)
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        try:
+            model = self.known(context)
+        except REFUSALS as error:
+            return refuse(self, error)
+        self.model = model.id
+        message = f"{model.id}, {shelf.size_text(model.size_bytes)}, is deleted. It can be downloaded again."
+        return context.window_manager.invoke_confirm(
+            self, event, title="Remove Model", message=message, confirm_text="Remove", icon="WARNING"
+        )
+
+
+class MUSEV_OT_model_cancel(ModelOperator, bpy.types.Operator):
+    bl_idname = "musev.model_cancel"
+    bl_label = "Cancel"
+    bl_description = "Stop what is being done with this model; a download goes on from there the next time"
+
+    def word(self, model: ShelfModel) -> CancelModel:
+        if session.current.shelf.working(model.id) is None:
+            raise SettingsError(
+                f"Nothing is being done with the model '{model.id}'; there is nothing to cancel."
+            )
+        return CancelModel(model.id)
+
+
+def why_no_download(model: ShelfModel) -> str:
+    """Why this model can't be downloaded now, with the remedy; "" where it can."""
+    if model.installed:
+        return f"The model '{model.id}' is installed already; verify it, or remove it first."
+    if not bpy.app.online_access:
+        return f"{ONLINE}, and download '{model.id}' then."
+    if offline := session.current.shelf.offline:
+        return f"{offline}; start it online, or put the files of '{model.id}' into its models folder by hand."
+    return ""
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+class MUSEV_UL_models(bpy.types.UIList):
+    bl_idname = "MUSEV_UL_models"
+
+    def draw_item(self, context, layout, data, item, icon, active_data, active_property, index=0, flags=0):
+        model = session.current.shelf.models.get(item.name)
+        if model is None:
+            layout.label(text=item.name)
+            return
+        now = session.current.shelf.working(model.id)
+        row = layout.row()
+        row.label(text=role_text(model), icon="CHECKMARK" if model.installed else "BLANK1")
+        row.label(text=model.id)
+        row.label(text=progress_text(now) if now else shelf.size_text(model.size_bytes))
+        row.label(text=model.licence, icon=COMMERCIAL_ICON[model.commercial])
+
+    def filter_items(self, context, data, property):
+        rows = getattr(data, property)
+        if not self.filter_name:
+            return [], []
+        by_name = bpy.types.UI_UL_list.filter_items_by_name
+        return by_name(self.filter_name, self.bitflag_filter_item, rows, "words"), []
+
+
+COMMERCIAL_ICON = {True: "CHECKMARK", False: "CANCEL", None: "QUESTION"}
+
+
+def role_text(model: ShelfModel) -> str:
+    return shelf.ROLES.get(model.role, model.role.capitalize())
+
+
+def progress_text(now: ModelProgress) -> str:
+    """'download 40 %' of what is being done with a model."""
+    share = f" {100 * now.done_bytes // now.total_bytes} %" if now.total_bytes else ""
+    return f"{now.action}{share}" if now.state == "running" else f"{now.action}, {now.state}"
+
+
+def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """The models' part of the extension's preferences."""
+    current, width = session.current, line_width(context)
+    layout.separator()
+    layout.label(text="Models")
+    if current.engine.state is not EngineState.ON:
+        row = layout.row()
+        row.label(
+            text=f"The engine, which knows the models, is {current.engine.state.value}", icon="UNLINKED"
+        )
+        row.operator("musev.engine_start", icon="PLAY")
+        if current.engine.problem:
+            draw_text(layout, current.engine.problem, width, "ERROR")
+    elif not current.shelf.models:
+        layout.label(text="The engine looks for its models", icon="SORTTIME")
+    if not current.shelf.models:
+        return
+    if not bpy.app.online_access:
+        row = layout.row()
+        row.label(text="Nothing is downloaded while online access is off", icon="INTERNET_OFFLINE")
+        row.prop(context.preferences.system, "use_online_access", text="Allow Online Access")
+    elif current.shelf.offline:
+        draw_text(layout, f"{current.shelf.offline}: it downloads nothing.", width, "INTERNET_OFFLINE")
+    manager = context.window_manager
+    layout.template_list(
+        "MUSEV_UL_models", "", manager, "musev_models", manager, "musev_model_index", rows=8, maxrows=12
+    )
+    if model := current.shelf.models.get(chosen(context)):
+        draw_model(layout.box(), model, width)
+
+
+def draw_model(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> None:
+    """What is known of one model, and what can be done with it."""
+    known = session.current.shelf
+    size = shelf.size_text(model.size_bytes)
+    layout.label(text=f"{model.id}: {'installed' if model.installed else 'not installed'}, {size}")
+    draw_text(layout, model.title, width)
+    draw_licence(layout, model, width)
+    if now := known.working(model.id):
+        row = layout.row()
+        done = min(now.done_bytes / now.total_bytes, 1.0) if now.total_bytes else 0.0
+        row.progress(factor=done, text=f"{progress_text(now)} {now.file}".strip())
+        row.operator("musev.model_cancel", text="", icon="X").model = model.id
+        return
+    row = layout.row()
+    if not model.installed:
+        row.operator("musev.model_download", text="Download", icon="IMPORT").model = model.id
+    else:
+        row.operator("musev.model_verify", text="Verify", icon="VIEWZOOM").model = model.id
+    if model.removable:
+        row.operator("musev.model_remove", text="Remove", icon="TRASH").model = model.id
+    if problem := known.problem(model.id):
+        column = layout.column()
+        column.alert = True
+        draw_text(column, str(problem), width, "ERROR")
+    elif (last := known.work.get(model.id)) is not None and last.action == "verify" and last.state == "done":
+        said = {
+            True: "Every file is as published",
+            False: "Not as published",
+            None: "There is no hash to compare with",
+        }
+        draw_text(layout, said[last.intact], width, "ERROR" if last.intact is False else "CHECKMARK")
+        for line in last.results:
+            draw_text(layout, line, width)
+
+
+def draw_licence(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> None:
+    text = f"Licence: {model.licence}; {shelf.commercial_text(model.commercial)}"
+    draw_text(layout, text, width, COMMERCIAL_ICON[model.commercial])
+    if model.licence_url:
+        layout.operator("wm.url_open", text="Read the Licence", icon="URL").url = model.licence_url
+
+
+# --- the list -------------------------------------------------------------------------------------
+
+
+def fill(known: shelf.Shelf) -> None:
+    """Makes Blender's list anew; the chosen model stays chosen."""
+    manager = bpy.context.window_manager
+    was = chosen(bpy.context)
+    manager.musev_models.clear()
+    for model in known.models.values():
+        row = manager.musev_models.add()
+        row.name = model.id
+        row.words = f"{role_text(model)} {model.id} {model.title} {model.licence}"
+    ids = list(known.models)
+    manager.musev_model_index = ids.index(was) if was in ids else 0
+
+
+@bpy.app.handlers.persistent
+def _loaded(*_) -> None:
+    fill(session.current.shelf)  # a file may bring a window manager of its own
+
+
+_register, _unregister = bpy.utils.register_classes_factory(
+    (
+        MusevModelRow,
+        MUSEV_UL_models,
+        MUSEV_OT_model_download,
+        MUSEV_OT_model_verify,
+        MUSEV_OT_model_remove,
+        MUSEV_OT_model_cancel,
+    )
+)
+
+
+def register() -> None:
+    _register()
+    bpy.types.WindowManager.musev_models = CollectionProperty(type=MusevModelRow, options={"SKIP_SAVE"})
+    bpy.types.WindowManager.musev_model_index = IntProperty(
+        name="Model", description="The model chosen in the list", options={"HIDDEN", "SKIP_SAVE"}
+    )
+    shelf.listeners.append(fill)
+    bpy.app.handlers.load_post.append(_loaded)
+
+
+def unregister() -> None:
+    bpy.app.handlers.load_post.remove(_loaded)
+    shelf.listeners.remove(fill)
+    del bpy.types.WindowManager.musev_model_index
+    del bpy.types.WindowManager.musev_models
+    _unregister()
