@@ -8,8 +8,11 @@ def _modules() -> tuple:
     """What has classes, handlers or timers of its own, each after what it builds on."""
     from . import (
         alignment,
+        live_picture,
         models,
         operators,
+        prompt_panel,
+        prompt_track,
         props,
         scene_copy,
         session,
@@ -24,8 +27,8 @@ def _modules() -> tuple:
     from .rig import characters, characters_panel, occlusion, overlay, views
 
     return (
-        settings, characters, occlusion, overlay, sources, stack, props, operators, ui, models, alignment, source_panel,
-        characters_panel, panel, scene_copy, views, stack_verbs, stack_panel, session,
+        settings, characters, occlusion, overlay, sources, prompt_track, stack, props, operators, live_picture, ui, prompt_panel,
+        models, alignment, source_panel, characters_panel, panel, scene_copy, views, stack_verbs, stack_panel, session,
     )  # fmt: skip
 
 

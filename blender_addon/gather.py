@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bpy
 
-from . import session, sources, stack, stills, strips, takes, timing
+from . import prompt_track, session, sources, stack, stills, strips, takes, timing
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
@@ -202,6 +202,7 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
         model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
         still=still, poses=TO_COME if mode == "pose" else None, source=(TO_COME,) if mode == "video" else (),
         posealign="auto" if mode == "pose" and settings.posealign else "off",
+        prompts=prompt_track.read(scene, settings.prompt_track, when).spans,
     )  # fmt: skip
     if mode == "pose":
         captures.append(capture := pose_capture(scene, settings, when.times))

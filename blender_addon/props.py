@@ -17,6 +17,7 @@ from bpy.props import (
 )  # fmt: skip
 
 from . import session
+from .prompt_track import MusevPromptSettings
 from .protocol import ClipRequest, Menus
 from .render.settings import MusevRenderSettings
 from .rig.characters import MusevPerson, is_armature
@@ -160,6 +161,7 @@ class MusevSettings(bpy.types.PropertyGroup):
     )
     render: PointerProperty(type=MusevRenderSettings)
     source: PointerProperty(type=MusevSourceSettings)
+    prompt_track: PointerProperty(type=MusevPromptSettings)
     occlusion: PointerProperty(type=MusevOcclusionSettings)
     overlay: PointerProperty(type=MusevOverlaySettings)
     width: number("width", "Width", "Pixels; a multiple of 8")

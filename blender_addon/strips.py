@@ -105,12 +105,23 @@ def _collection(scene: bpy.types.Scene):
 
 def place_colour(scene: bpy.types.Scene, name: str, channel: int, start: int, end: int):
     """Places a black strip over [start, end)."""
+    strip = _new_effect(scene, name, "COLOR", channel, start, end)
+    strip.color = (0.0, 0.0, 0.0)
+    return strip
+
+
+def place_text(scene: bpy.types.Scene, name: str, text: str, channel: int, start: int, end: int):
+    """Places a text strip over [start, end)."""
+    strip = _new_effect(scene, name, "TEXT", channel, start, end)
+    strip.text = text
+    return strip
+
+
+def _new_effect(scene: bpy.types.Scene, name: str, kind: str, channel: int, start: int, end: int):
     into = _collection(scene)
     asked = [parameter.identifier for parameter in into.bl_rna.functions["new_effect"].parameters]
     length = {"length": end - start} if "length" in asked else {"frame_end": end}
-    strip = into.new_effect(name=name, type="COLOR", channel=channel, frame_start=start, **length)
-    strip.color = (0.0, 0.0, 0.0)
-    return strip
+    return into.new_effect(name=name, type=kind, channel=channel, frame_start=start, **length)
 
 
 def remove(scene: bpy.types.Scene, strip) -> None:
@@ -181,6 +192,11 @@ def same_drive(a: os.PathLike | str, b: os.PathLike | str) -> bool:
 def is_image(strip) -> bool:
     """Whether this is a strip of image files."""
     return strip.type == "IMAGE"
+
+
+def file_at(strip, frame: int) -> Path:
+    """The file that an image strip shows at a frame of the timeline within its span."""
+    return Path(bpy.path.abspath(strip.directory)) / strip.strip_elem_from_frame(frame).filename
 
 
 def draw_strip_search(layout: bpy.types.UILayout, owner, prop: str, scene: bpy.types.Scene) -> None:
