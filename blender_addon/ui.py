@@ -6,7 +6,7 @@ import textwrap
 
 import bpy
 
-from . import gather, props, session, strips
+from . import gather, props, remedies, session, strips
 from .engine_link import EngineState
 from .jobs import Job, JobState
 from .protocol import ClipRequest
@@ -119,6 +119,7 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         if len(props.menus().predictors) > 1 or settings.predictor != ClipRequest.predictor:
             layout.prop(settings, "predictor")  # only where there is something to choose
         layout.operator("musev.generate", icon="RENDER_ANIMATION")
+        remedies.draw(layout, remedies.for_settings(context))
 
     def draw_still(self, layout, scene, settings) -> None:
         column = layout.column()
@@ -170,6 +171,7 @@ class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
                 problem = box.column()
                 problem.alert = job.state is JobState.FAILED
                 draw_text(problem, job.problem, line_width(context))
+                remedies.draw(box, remedies.for_job(job))
             elif job.state is JobState.READY:
                 draw_text(box, session.current.why_not_placed(job), line_width(context))
         if any(job.ended for job in jobs):
