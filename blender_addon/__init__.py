@@ -28,7 +28,8 @@ def _modules() -> tuple:
 
     return (
         settings, characters, occlusion, overlay, sources, prompt_track, stack, props, operators, ui, prompt_panel,
-        models, alignment, source_panel, characters_panel, panel, remedies, scene_copy, views, stack_verbs, stack_panel, session,
+        models, alignment, source_panel, characters_panel, panel, remedies,
+        scene_copy, views, stack_verbs, stack_panel, session,
     )  # fmt: skip
 
 
