@@ -13,6 +13,7 @@ def _modules() -> tuple:
         prompt_panel,
         prompt_track,
         props,
+        redo_verbs,
         remedies,
         scene_copy,
         session,
@@ -27,9 +28,9 @@ def _modules() -> tuple:
     from .rig import characters, characters_panel, occlusion, overlay, views
 
     return (
-        settings, characters, occlusion, overlay, sources, prompt_track, stack, props, operators, ui, prompt_panel,
-        models, alignment, source_panel, characters_panel, panel, remedies,
-        scene_copy, views, stack_verbs, stack_panel, session,
+        settings, characters, occlusion, overlay, sources, prompt_track, stack, props, operators, ui,
+        prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies, scene_copy, views,
+        stack_verbs, stack_panel, redo_verbs, session,
     )  # fmt: skip
 
 

@@ -6,18 +6,21 @@ puts them together with everything that needs no waiting.
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import bpy
 
-from . import prompt_track, session, sources, stack, stills, strips, takes, timing
+from . import pins, prompt_track, session, sources, stack, stills, strips, takes, timing
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
 from .props import MusevPreferences, MusevSettings, native_fps, preferences
 from .protocol import ClipRequest, ProtocolError, blob_sha256, exact_rate
+from .redo import Part
 from .render import settings as renders
 from .rig import camera as rig_camera
 from .rig import pose
@@ -56,9 +59,8 @@ def clip_range(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[int, in
     return start, end + 1
 
 
-def clip_plan(scene: bpy.types.Scene, settings: MusevSettings) -> timing.Plan:
-    """When the clip's frames are generated. Raises SettingsError and StripError."""
-    start, end = clip_range(scene, settings)
+def generation_rate(settings: MusevSettings) -> Fraction | None:
+    """Generated frames a second; None: as many as the timeline has. Raises SettingsError."""
     match settings.generate_at:
         case "MODEL":
             if (native := native_fps(settings.model)) is None:
@@ -66,11 +68,19 @@ def clip_plan(scene: bpy.types.Scene, settings: MusevSettings) -> timing.Plan:
                     f"The own rate of the model '{settings.model}' is known once its engine runs; press Start, "
                     "or choose another rate."
                 )
-            rate = exact_rate(native)
+            return exact_rate(native)
         case "RATE":
-            rate = exact_rate(settings.generation_fps)
-        case _:
-            rate = None
+            return exact_rate(settings.generation_fps)
+    return None
+
+
+def clip_plan(
+    scene: bpy.types.Scene, settings: MusevSettings, span: tuple[int, int] | None = None
+) -> timing.Plan:
+    """When the clip's frames are generated. span: other frames than the settings' range. Raises SettingsError and
+    StripError."""
+    start, end = span or clip_range(scene, settings)
+    rate = generation_rate(settings)
     fps = timing.scene_rate(scene.render.fps, scene.render.fps_base)
     return timing.plan(start, end - start, fps, rate, settings.between)
 
@@ -153,6 +163,19 @@ def takes_root(prefs: MusevPreferences) -> Path:
     return Path(bpy.path.abspath(prefs.output_folder))
 
 
+def pinned(
+    asked: ClipRequest, scene: bpy.types.Scene, settings: MusevSettings, when: timing.Plan, part: Part | None
+) -> tuple[ClipRequest, dict[str, bytes]]:
+    """The request with its pins, and their pictures: those of the pins channel, and what stays beside new frames.
+    Raises StripError."""
+    held = pins.on_channel(scene, settings.pins_channel, when.start, when.start + when.output_frames)
+    if part is not None:  # what stays isn't replaced by a pin
+        held = {frame: file for frame, file in held.items() if frame not in part.kept}
+    pictures = pins.nearest(held, when.times)
+    made, blobs = pins.read(pictures | (part.pictures(when.times) if part is not None else {}))
+    return dataclasses.replace(asked, pins=made), blobs
+
+
 def clip_folder(
     scene: bpy.types.Scene, settings: MusevSettings, root: Path, clip: str, when: timing.Plan
 ) -> Path:
@@ -169,16 +192,22 @@ def clip_folder(
     )
 
 
-def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
+def clip_job(
+    context: bpy.types.Context, result: str = "clip", seed: int | None = None, folder: Path | None = None,
+    part: Part | None = None,
+) -> Job:  # fmt: skip
     """The clip that the settings describe, or its pose pictures (`ClipRequest.result`), checked as far as can be now.
-    Makes its take's folder last.
+    seed: another one than the settings'. folder: of the clip that it becomes a take of; None: as `clip_folder` says.
+    part: some frames of the clip, and what stays beside them. Makes its take's folder last.
 
     Raises REFUSALS.
     """
     scene = strips.shown_scene(context)
     settings: MusevSettings = scene.musev
-    when = clip_plan(scene, settings)
+    when = clip_plan(scene, settings, part.span if part is not None else None)
     mode, size, blobs = settings.mode, (settings.width, settings.height), {}
+    if part is not None and mode == "still" and not part.begins:
+        mode = "text"  # it goes on from frames that stay; the still is none of its frames
     about = {"rates": {"generated": str(when.fps), "timeline": str(when.output_fps)}}
     captures: list[Capture] = []
     still = None
@@ -198,7 +227,7 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
     request = ClipRequest(
         mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
         width=settings.width, height=settings.height, **when.request,
-        num_inference_steps=settings.steps, seed=settings.seed,
+        num_inference_steps=settings.steps, seed=settings.seed if seed is None else seed,
         model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
         still=still, poses=TO_COME if mode == "pose" else None, source=(TO_COME,) if mode == "video" else (),
         posealign="auto" if mode == "pose" and settings.posealign else "off",
@@ -215,9 +244,13 @@ def clip_job(context: bpy.types.Context, result: str = "clip") -> Job:
             rig = settings.still_rig.name if settings.still_rig else None
             about["still_rig"] = {"rig": rig, "frame": settings.still_frame}
     captures += rendered
+    if result == "clip":
+        request, held = pinned(request, scene, settings, when, part)
+        blobs |= held
     clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or settings.mode)
     if result == "clip":
-        take = takes.next_take(clip_folder(scene, settings, takes_root(preferences(context)), clip, when))
+        root = takes_root(preferences(context))
+        take = takes.next_take(folder or clip_folder(scene, settings, root, clip, when))
     else:
         clip = f"{clip} {result}"
         take = takes.new_take(Path(bpy.app.tempdir) / "musev", clip)

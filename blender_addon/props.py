@@ -147,6 +147,11 @@ class MusevSettings(bpy.types.PropertyGroup):
         name="New Strip",
         description="Place the clip as a strip of its own, not as one more take of the strip over the same frames",
     )
+    pins_channel: StringProperty(
+        name="Pins Channel",
+        description="Image strips on channels of this name are frames that the clip passes through, where they begin",
+        default="Pins",
+    )
     generate_at: EnumProperty(
         name="Generate At",
         description="How many frames are generated, of those on the timeline",

@@ -25,7 +25,7 @@ CONTROLS = {
 # Told by the settings' other halves, or by the strip itself.
 ELSEWHERE = {
     "mode", "result", "num_frames", "fps", "output_frames", "output_fps", "still", "poses", "posealign", "source",
-    "source_strength", "controls", "mask",
+    "source_strength", "controls", "mask", "pins",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from collections import deque
 
 import bpy
 
-from . import stack, strips, takes
+from . import splice, stack, strips, takes
 from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
@@ -164,7 +164,8 @@ class Session:
         scene = bpy.data.scenes.get(job.scene)
         if scene is None:
             raise strips.StripError(f"Scene '{job.scene}' is gone; the finished take lies in {job.take}.")
-        files = [takes.frame_file(job.take, frame) for frame in range(job.request.frames_out)]
+        count = splice.num_frames(job.about, job.request.frames_out)
+        files = [takes.frame_file(job.take, frame) for frame in range(count)]
         job.strip = stack.place(scene, job.clip, files, job.start).name
         windows = bpy.context.window_manager.windows
         with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
@@ -263,6 +264,7 @@ class Session:
             job.still = job.blobs.get(job.request.still or "")
             self._end(job, JobState.DONE)
             return
+        splice.join(job.take, job.about)
         takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))
         job.state, job.phase = JobState.READY, "place"
 

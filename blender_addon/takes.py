@@ -124,6 +124,20 @@ def free_name(path: Path) -> Path:
     return free
 
 
+def link(source: Path, target: Path) -> None:
+    """Has a file lie at `target` too: as a hard link, or as a copy where the disk has none. Raises TakeError."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError as error:
+        raise TakeError(f"{source} is missing; bring it back, then press Resume.") from error
+    except OSError:
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise TakeError(f"{source} can't be read ({error.strerror or error}).") from error
+        write_whole(target, data)
+
+
 def move(source: Path, target: Path) -> None:
     """Moves a file or folder to a name that is free, on the same disk. Raises TakeError, and nothing is moved then."""
     if target.exists():

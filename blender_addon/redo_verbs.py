@@ -1,0 +1,187 @@
+"""Redo a range, extend, bridge: the verbs, and their panel with the pins."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, IntProperty
+
+from . import gather, pins, redo, session, splice, stack, strips, timing, ui
+from .engine_link import EngineState
+from .operators import refuse
+from .props import preferences
+
+DIRECTIONS = (
+    ("AFTER", "After", "New frames after the last one"),
+    ("BEFORE", "Before", "New frames before the first one"),
+)
+
+
+def around(scene: bpy.types.Scene) -> int:
+    """How many frames of the timeline stay on each side of new ones and are given. Raises SettingsError."""
+    scene_fps = timing.scene_rate(scene.render.fps, scene.render.fps_base)
+    rate: Fraction | None = gather.generation_rate(scene.musev)
+    return redo.generated_apart(scene_fps, rate)
+
+
+def check_size(settings, strip) -> None:
+    """New frames must be as large as those beside them. Raises StripError."""
+    size = stack.picture_size(strips.file_at(strip, strips.span(strip)[0]))
+    if size is not None and size != (settings.width, settings.height):
+        raise strips.StripError(
+            f"The take has {size[0]} x {size[1]} pixels and the settings {settings.width} x {settings.height}; set its "
+            "size, or press Recall Settings."
+        )
+
+
+class RedoOperator:
+    """Hands the session a part of a clip. Without a seed of its own it takes the take's, so that it looks alike."""
+
+    new_seed: BoolProperty(
+        name="New Seed", description="Draw other noise, for another picture; off: the seed that the take has",
+    )  # fmt: skip
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        scene = strips.shown_scene(context)
+        if scene is None:
+            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
+        elif session.current.engine.state is not EngineState.ON:
+            state = session.current.engine.state.value
+            cls.poll_message_set(f"The engine is {state}; press Start Engine first")
+        else:
+            return cls.finds(scene)
+        return False
+
+    @classmethod
+    def finds(cls, scene: bpy.types.Scene) -> bool:
+        if stack.active(scene) is None:
+            cls.poll_message_set("The active strip shows no takes; choose a strip that MuseV made")
+            return False
+        return True
+
+    def seed(self, scene: bpy.types.Scene, strip) -> int:
+        if self.new_seed:
+            return random.randrange(2**31)
+        take = stack.read(strip).take(stack.shown(strip).name) if stack.is_ours(strip) else None
+        return scene.musev.seed if take is None or take.seed is None else take.seed
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = strips.shown_scene(context)
+        try:
+            part, seed = self.part(context, scene)
+            job = gather.clip_job(context, seed=seed, folder=part.folder, part=part)
+        except gather.REFUSALS as error:
+            return refuse(self, error)
+        job.clip, job.start = part.clip, part.start
+        job.about[splice.KEY] = part.splice.told
+        session.current.submit(job)
+        first, last = part.new
+        self.report({"INFO"}, f"{job.clip}: new frames {first} to {last}")
+        return {"FINISHED"}
+
+
+class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
+    bl_idname = "musev.redo_range"
+    bl_label = "Redo Range"
+    bl_description = (
+        "Make some frames of the shown take anew, led by the frames beside them; it comes as another take, in which "
+        "all other frames are the same files"
+    )
+
+    frame_start: IntProperty(name="From", description="The first frame of the timeline that is made anew")
+    frame_end: IntProperty(name="To", description="The last frame of the timeline that is made anew")
+
+    def invoke(self, context, event):
+        scene = strips.shown_scene(context)
+        start, count = strips.content(stack.active(scene))
+        if scene.use_preview_range:
+            self.frame_start, self.frame_end = scene.frame_preview_start, scene.frame_preview_end
+        else:
+            self.frame_start = min(max(scene.frame_current, start), start + count - 1)
+            self.frame_end = min(self.frame_start + 7, start + count - 1)
+        return context.window_manager.invoke_props_dialog(self)
+
+    def part(self, context, scene):
+        strip = stack.active(scene)
+        check_size(scene.musev, strip)
+        part = redo.redo_range(strip, self.frame_start, self.frame_end, around(scene))
+        return part, self.seed(scene, strip)
+
+
+class MUSEV_OT_extend(RedoOperator, bpy.types.Operator):
+    bl_idname = "musev.extend"
+    bl_label = "Extend"
+    bl_description = (
+        "Make the shown take longer: a new strip with its frames and new ones that go on from them; the strip that "
+        "is active stays as it is"
+    )
+
+    frames: IntProperty(name="Frames", description="How many new frames", default=24, min=1, max=10_000)
+    direction: EnumProperty(name="Direction", description="Where the new frames are", items=DIRECTIONS)
+
+    def invoke(self, context, event):
+        return context.window_manager.invoke_props_dialog(self)
+
+    def part(self, context, scene):
+        strip = stack.active(scene)
+        check_size(scene.musev, strip)
+        part = redo.extend(scene, strip, self.frames, self.direction == "BEFORE", around(scene))
+        return part, self.seed(scene, strip)
+
+
+class MUSEV_OT_bridge(RedoOperator, bpy.types.Operator):
+    bl_idname = "musev.bridge"
+    bl_label = "Bridge Gap"
+    bl_description = (
+        "Fill the gap between two selected image strips with frames that lead from one to the other"
+    )
+
+    @classmethod
+    def finds(cls, scene: bpy.types.Scene) -> bool:
+        count = len(cls.ends(scene))
+        if count != 2:
+            cls.poll_message_set(
+                f"{count} image strips are selected; select the two with the gap between them"
+            )
+        return count == 2
+
+    @staticmethod
+    def ends(scene: bpy.types.Scene) -> list:
+        return [strip for strip in strips.top_strips(scene) if strip.select and strips.is_image(strip)]
+
+    def part(self, context, scene):
+        one, other = sorted(self.ends(scene), key=lambda strip: strips.span(strip)[0])
+        root = gather.takes_root(preferences(context))
+        return redo.bridge(scene, one, other, root, around(scene)), self.seed(scene, one)
+
+
+class MUSEV_PT_redo(ui.Sidebar, bpy.types.Panel):
+    bl_label = "Redo and Extend"
+    bl_idname = "MUSEV_PT_redo"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, scene = self.layout, strips.shown_scene(context)
+        if scene is None:
+            layout.label(text="The sequencer shows no scene", icon="INFO")
+            return
+        layout.operator("musev.redo_range", icon="FILE_REFRESH")
+        layout.operator("musev.extend", icon="TRACKING_FORWARDS")
+        layout.operator("musev.bridge", icon="ARROW_LEFTRIGHT")
+        layout.prop(scene.musev, "pins_channel")
+        try:
+            start, end = gather.clip_range(scene, scene.musev)
+            held = pins.on_channel(scene, scene.musev.pins_channel, start, end)
+        except gather.REFUSALS as problem:
+            ui.draw_text(layout, str(problem), ui.line_width(context), "ERROR")
+            return
+        if held:
+            ui.draw_text(layout, pins.sentence(list(held)), ui.line_width(context), "PINNED")
+
+
+register, unregister = bpy.utils.register_classes_factory(
+    (MUSEV_OT_redo_range, MUSEV_OT_extend, MUSEV_OT_bridge, MUSEV_PT_redo)
+)

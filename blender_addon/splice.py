@@ -1,0 +1,77 @@
+"""A take made of new frames and of frames of another take, which stay byte for byte. Knows files, not `bpy`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import takes
+
+KEY = "redo"  # in what a job tells of itself, and so in `take.json`
+
+
+@dataclass(frozen=True)
+class Splice:
+    """Which frames of a take are new, and where the others come from. All frames are counted from 0 in the new take.
+
+    first_new, last_new: the new ones. count: of all. offset: where the first frame that comes back from the engine
+    belongs; before first_new (below 0 too) where frames around the new ones were asked for with them. of: the take
+    whose frames stay, seen from the folder of the new take's clip; "" for none. of_offset: where its first one belongs.
+    """
+
+    first_new: int
+    last_new: int
+    count: int
+    offset: int
+    of: str = ""
+    of_offset: int = 0
+
+    @property
+    def told(self) -> dict:
+        """As plain values, for `take.json`."""
+        told = dataclasses.asdict(self)
+        return {"of": told.pop("of"), "from": told.pop("first_new"), "to": told.pop("last_new"), **told}
+
+    @classmethod
+    def of_job(cls, about: dict) -> Splice | None:
+        """What a job tells; None where all its frames are new."""
+        if (told := about.get(KEY)) is None:
+            return None
+        rest = {key: value for key, value in told.items() if key not in ("from", "to")}
+        return cls(first_new=told["from"], last_new=told["to"], **rest)
+
+    def files(self, take: Path, clip: Path) -> list[Path]:
+        """Where each frame of the whole take lies before it is joined: made ones in `take` as they came, others in the
+        other take."""
+        other = clip / self.of
+        return [
+            takes.frame_file(take, frame - self.offset)
+            if self.first_new <= frame <= self.last_new
+            else takes.frame_file(other, frame - self.of_offset)
+            for frame in range(self.count)
+        ]
+
+
+def num_frames(about: dict, frames_out: int) -> int:
+    """How many frames a job's finished take has; frames_out: how many come back from the engine."""
+    splice = Splice.of_job(about)
+    return frames_out if splice is None else splice.count
+
+
+def join(take: Path, about: dict) -> None:
+    """Puts a take's frames together, if it is to have frames of another one: as hard links where the disk has them.
+
+    It is built beside the take and then takes its place, so it can be done again if it fails. Raises TakeError.
+    """
+    splice = Splice.of_job(about)
+    if splice is None:
+        return
+    whole = take.with_name(f"{take.name}.joined")
+    if whole.exists():
+        takes.discard(whole)
+    takes.make_folder(whole)
+    for frame, file in enumerate(splice.files(take, take.parent)):
+        takes.link(file, takes.frame_file(whole, frame))
+    takes.discard(take)
+    takes.move(whole, take)
