@@ -12,9 +12,10 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 from .. import strips
 from ..captures import CaptureError
 from ..ui import Sidebar, draw_text, line_width
-from . import maps, people
+from . import face_mesh, maps, people
 from .camera import PoseError
 from .characters import MusevPerson, MusevRig, active, add, recognised
+from .skeleton import FACE
 
 POINTS = tuple((point, point.replace("_", " ").capitalize(), "") for point in maps.MAPPABLE)
 
@@ -244,10 +245,12 @@ class MUSEV_PT_characters(Sidebar, bpy.types.Panel):
             draw_character(context, layout, item)
         elif not settings.people and settings.armature is not None:
             draw_text(layout, f"While the list is empty: {settings.armature.name}", line_width(context))
-            draw_match(context, layout, lambda: people.find(settings.armature))
+            draw_match(context, layout, settings.armature, lambda: people.find(settings.armature))
 
 
-def draw_match(context: bpy.types.Context, layout, find: Callable[[], maps.Match]) -> None:
+def draw_match(
+    context: bpy.types.Context, layout, armature: bpy.types.Object, find: Callable[[], maps.Match]
+) -> None:
     """Which name map fits, and what it leaves out."""
     width = line_width(context)
     try:
@@ -263,8 +266,13 @@ def draw_match(context: bpy.types.Context, layout, find: Callable[[], maps.Match
     )
     if match.missing:
         draw_text(layout, f"Left out, no bone: {maps.told(match.missing)}", width, "INFO")
-    if match.face_approximated:
-        draw_text(layout, "No face bones: an average face is put on the head", width, "INFO")
+    by_mesh = face_mesh.told(armature)
+    for mesh, count in by_mesh.items():
+        draw_text(layout, f"Face: {count} points from mesh {mesh}", width, "MESH_DATA")
+    if match.face_approximated and sum(by_mesh.values()) < len(FACE):
+        said = "The rest of the face: an average one, fitted to these points"
+        none = "No face bones: an average face is put on the head"
+        draw_text(layout, said if by_mesh else none, width, "INFO")
     if match.lost:
         draw_text(layout, f"Set by hand, but the bone is gone: {maps.told(match.lost)}", width, "ERROR")
 
@@ -273,7 +281,7 @@ def draw_character(context: bpy.types.Context, layout, item: MusevPerson) -> Non
     """What is known of a character's rig, what is left out, and its points set by hand."""
     saved = item.settings
     layout.prop(saved, "map")
-    draw_match(context, layout, item.match)
+    draw_match(context, layout, item.armature, item.match)
     if saved == item.rig:
         draw_text(
             layout,
@@ -284,6 +292,7 @@ def draw_character(context: bpy.types.Context, layout, item: MusevPerson) -> Non
     row = layout.row(align=True)
     row.operator("musev.character_import_map", icon="IMPORT")
     row.operator("musev.character_export_map", icon="EXPORT")
+    layout.operator("musev.character_face_groups", icon="GROUP_VERTEX")
 
 
 def draw_points(layout, item: MusevPerson, saved: MusevRig) -> None:
@@ -317,6 +326,7 @@ register, unregister = bpy.utils.register_classes_factory(
         MUSEV_OT_character_reset,
         MUSEV_OT_character_export_map,
         MUSEV_OT_character_import_map,
+        face_mesh.MUSEV_OT_character_face_groups,
         MUSEV_UL_people,
         MUSEV_PT_characters,
     )

@@ -82,6 +82,23 @@ def fitted(places: dict[str, np.ndarray]) -> np.ndarray:
     ], axis=1)  # fmt: skip
 
 
+def drawn(places: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
+    """The fitted face (70, 3), drawn to the points of it that are known, each (3,): those lie where they are, and the
+    others move with the nearest ones, by one over the square of the distance. Pupils and nose tip, to which the face is
+    fitted, hold their surroundings in place, and without other points it stays as it is, to the bit."""
+    fixed = ("right_pupil", "left_pupil", "nose_bridge_4")
+    if not known.keys() - set(fixed):
+        return places
+    first = INDEX[FACE[0]]
+    anchors = dict.fromkeys(fixed, np.zeros(3)) | {
+        point: place - places[INDEX[point] - first] for point, place in known.items()
+    }
+    rows, moves = [INDEX[point] - first for point in anchors], np.array(list(anchors.values()))
+    apart = np.linalg.norm(places[:, None] - places[rows][None], axis=-1)
+    near = 1.0 / np.maximum(apart, 1e-6 * apart.max()) ** 2
+    return places + near / near.sum(axis=1, keepdims=True) @ moves
+
+
 def on_head(size: float, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Nose, eyes and ears from the head bone's head, in axes left, front, up: those known as they are, the others in
     average proportions of a head of that size, moved to where the known ones say that the face is."""

@@ -14,11 +14,13 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
+from . import face_mesh
 from .camera import PoseError
+from .face_mesh import FaceMesh
 from .known_maps import BY_TITLE, KNOWN
 from .maps import FINGER_POINTS, Hook, Match, Names, RigMap, best, from_json, lay, told
 from .rest import Rest
-from .skeleton import INDEX, NAMES
+from .skeleton import FACE, INDEX, NAMES
 
 NO_PLACE = 0x7FFFFFFF  # what Blender fills a persistent id up with
 
@@ -41,7 +43,8 @@ class Person:
     int; offsets: (130, 4) float64 in bone space, the last 1, and all 0 where the person has no such point. map: the
     title of the name map, score: how much of the rig it explains; missing: points without a bone, left out.
     face_approximated: most of the face lies where an average one would. swapped: the rig names its sides the other way
-    round, seen by where its feet point to.
+    round, seen by where its feet point to. faces: meshes whose vertex groups give points; what one does not give at a
+    frame hangs on the bone as `rows` and `offsets` say.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Person:
     missing: tuple[str, ...] = ()
     face_approximated: bool = False
     swapped: bool = False
+    faces: tuple[FaceMesh, ...] = ()
 
 
 # --- where a person's points hang -----------------------------------------------------------------
@@ -121,7 +125,13 @@ def resolve(
     if swapped:
         rig.swap()
         rig.hooks |= {point: match.hooks[point] for point in match.overrides}  # a hand knows its left
+    faces = face_mesh.find(armature, match.hooks, match.overrides)
     rig.derive()
+    carrier = rig.hooks.get("head") or next(iter(rig.hooks.values()))
+    for face in faces:
+        for point, place in face.places.items():
+            rig.hang(point, carrier.bone, place)
+    faceless = sum(point in rig.hooks for point in FACE) < len(FACE) / 2
     rig.put_face(match.map.head_has_length)
     used = tuple(dict.fromkeys(hook.bone for hook in rig.hooks.values()))
     rows, offsets = np.zeros(len(NAMES), int), np.zeros((len(NAMES), 4))
@@ -134,7 +144,7 @@ def resolve(
         library=armature.library.filepath if armature.library else "", instance=instance,
         bones=used, rows=rows, offsets=offsets, map=match.map.title, score=match.score,
         missing=tuple(point for point in match.missing if point not in rig.hooks),
-        face_approximated=match.face_approximated, swapped=swapped,
+        face_approximated=faceless if faces else match.face_approximated, swapped=swapped, faces=tuple(faces),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
 from .camera import Cut, PoseError, Sight, cut, look, numbers, picture_matrices, picture_matrix, project
+from .face_mesh import Reader
 from .occlusion import Occlusion
 from .people import Person, armature_of, evaluated, evaluated_armature, placements
 from .skeleton import MIRROR, NECK, SHOULDERS
@@ -47,6 +48,8 @@ class Sampler:
             self.names.append(names)
             self.matrices.append([])
             self.worlds.append([])
+        # What meshes say of each person's face, frame by frame.
+        self.faces = [[(Reader(face), []) for face in person.faces] for person in people]
 
     def fits(self, depsgraph: bpy.types.Depsgraph) -> bool:
         """Whether the armatures have the bones they had. Raises PoseError where one has gone."""
@@ -59,22 +62,27 @@ class Sampler:
         """Takes the frame that the depsgraph stands at; armatures: the people's `armature_of`. Raises PoseError where
         an armature or an instance has gone."""
         where = placements(depsgraph, self.people)
-        for armature, names, matrices, worlds, placed in zip(
-            armatures, self.names, self.matrices, self.worlds, where, strict=True
+        for armature, names, matrices, worlds, faces, placed in zip(
+            armatures, self.names, self.matrices, self.worlds, self.faces, where, strict=True
         ):
             posed = evaluated(armature, depsgraph)
             raw = np.empty(len(names) * 16, np.float32)
             posed.pose.bones.foreach_get("matrix", raw)
             matrices.append(raw)
             worlds.append(numbers(posed.matrix_world if placed is None else placed))
+            for reader, read in faces:
+                read.append(reader.read(depsgraph, posed))
 
     def points(self) -> np.ndarray:
         """(t, people, 130, 4) float64 of the frames taken: world x, y, z, and 1 where there is such a point, else 0."""
         points = []
-        for person, rows, matrices, numbers_of_worlds in zip(
-            self.people, self.rows, self.matrices, self.worlds, strict=True
+        for person, rows, matrices, numbers_of_worlds, faces in zip(
+            self.people, self.rows, self.matrices, self.worlds, self.faces, strict=True
         ):
             local = _in_armature(np.array(matrices).reshape(len(matrices), -1, 4, 4), rows, person.offsets)
+            for reader, read in faces:
+                given = np.array(read)
+                local[:, reader.rows] = np.where(given[..., 3:] > 0, given, local[:, reader.rows])
             if not person.offsets[NECK, 3] and person.offsets[SHOULDERS, 3].all():
                 local[:, NECK] = local[:, SHOULDERS].mean(axis=1)
             worlds = np.array(numbers_of_worlds).reshape(-1, 4, 4)

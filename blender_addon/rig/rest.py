@@ -116,7 +116,8 @@ class Rest:
             if point not in self.hooks:
                 self.hang(point, bone, head + place @ axes)
         self._inner_lips()
-        for point, place in zip(FACE, face.fitted(places), strict=True):
+        seen = {point: (self.at(point) - head) @ axes.T for point in FACE if point in self.hooks}
+        for point, place in zip(FACE, face.drawn(face.fitted(places), seen), strict=True):
             if point not in self.hooks:
                 self.hang(point, bone, head + place @ axes)
 
