@@ -8,6 +8,7 @@ def _modules() -> tuple:
     """What has classes, handlers or timers of its own, each after what it builds on."""
     from . import (
         alignment,
+        live_picture,
         models,
         operators,
         prompt_panel,
@@ -28,9 +29,9 @@ def _modules() -> tuple:
     from .rig import characters, characters_panel, occlusion, overlay, views
 
     return (
-        settings, characters, occlusion, overlay, sources, prompt_track, stack, props, operators, ui,
-        prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies, scene_copy, views,
-        stack_verbs, stack_panel, redo_verbs, session,
+        settings, characters, occlusion, overlay, sources, prompt_track, stack, props, operators,
+        live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
+        scene_copy, views, stack_verbs, stack_panel, redo_verbs, session,
     )  # fmt: skip
 
 

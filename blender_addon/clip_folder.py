@@ -63,7 +63,7 @@ class Take:
 
     @property
     def research_only(self) -> bool:
-        return "research" in self.licence.lower() or "non-commercial" in self.licence.lower()
+        return is_research_only(self.licence)
 
     def frames(self) -> list[Path]:
         """The files of its frames, in order. Raises TakeError where there are none."""
@@ -93,6 +93,11 @@ class Clip:
                 return take
         there = ", ".join(str(take.number) for take in self.takes) or "none"
         raise takes.TakeError(f"There is no take '{name}' in {self.folder}; choose one of these: {there}.")
+
+
+def is_research_only(licence: str) -> bool:
+    """Whether a licence's name says that what the model makes may not be sold."""
+    return "research" in licence.lower() or "non-commercial" in licence.lower()
 
 
 _read: dict[Path, tuple[tuple, Clip]] = {}  # by folder: what it looked like, and what was in it

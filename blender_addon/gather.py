@@ -192,6 +192,31 @@ def clip_folder(
     )
 
 
+def clip_title(settings: MusevSettings) -> str:
+    """What the clip is called: after its first character, or its prompt."""
+    if settings.mode != "pose":
+        return takes.clip_name(settings.prompt or settings.mode)
+    first = next((item.shown_name for item in settings.people if item.use and item.armature), None)
+    return takes.clip_name(first or (settings.armature.name if settings.armature else settings.mode))
+
+
+def request(
+    settings: MusevSettings, when: timing.Plan, mode: str, still: str | None, result: str = "clip",
+    seed: int | None = None,
+) -> ClipRequest:  # fmt: skip
+    """What is asked of the engine, all but what is still to be read from the scene. Raises ProtocolError."""
+    return ClipRequest(
+        mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
+        width=settings.width, height=settings.height, **when.request,
+        num_inference_steps=settings.steps, seed=settings.seed if seed is None else seed,
+        model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
+        context_frames=settings.context_frames, context_overlap=settings.context_overlap,
+        still=still, poses=TO_COME if mode == "pose" else None, source=(TO_COME,) if mode == "video" else (),
+        posealign="auto" if mode == "pose" and settings.posealign else "off",
+        prompts=prompt_track.read(settings.id_data, settings.prompt_track, when).spans,
+    )  # fmt: skip
+
+
 def clip_job(
     context: bpy.types.Context, result: str = "clip", seed: int | None = None, folder: Path | None = None,
     part: Part | None = None,
@@ -224,15 +249,7 @@ def clip_job(
         captures += read
         about["source"] = read[0].told()
         mode = sources.request_mode(settings.source, still is not None)
-    request = ClipRequest(
-        mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
-        width=settings.width, height=settings.height, **when.request,
-        num_inference_steps=settings.steps, seed=settings.seed if seed is None else seed,
-        model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
-        still=still, poses=TO_COME if mode == "pose" else None, source=(TO_COME,) if mode == "video" else (),
-        posealign="auto" if mode == "pose" and settings.posealign else "off",
-        prompts=prompt_track.read(scene, settings.prompt_track, when).spans,
-    )  # fmt: skip
+    asked = request(settings, when, mode, still, result, seed)
     if mode == "pose":
         captures.append(capture := pose_capture(scene, settings, when.times))
         about |= {
@@ -245,9 +262,9 @@ def clip_job(
             about["still_rig"] = {"rig": rig, "frame": settings.still_frame}
     captures += rendered
     if result == "clip":
-        request, held = pinned(request, scene, settings, when, part)
+        asked, held = pinned(asked, scene, settings, when, part)
         blobs |= held
-    clip = takes.clip_name(capture.people[0].name if mode == "pose" else settings.prompt or settings.mode)
+    clip = clip_title(settings)
     if result == "clip":
         root = takes_root(preferences(context))
         take = takes.next_take(folder or clip_folder(scene, settings, root, clip, when))
@@ -256,5 +273,25 @@ def clip_job(
         take = takes.new_take(Path(bpy.app.tempdir) / "musev", clip)
     return Job(
         id=str(uuid.uuid4()), clip=clip, scene=scene.name, start=when.start,
-        take=take, request=request, blobs=blobs, captures=captures, about=about,
+        take=take, request=asked, blobs=blobs, captures=captures, about=about,
     )  # fmt: skip
+
+
+def clip_jobs(context: bpy.types.Context, count: int) -> list[Job]:
+    """`count` takes of one clip that differ in their seeds alone. Raises REFUSALS, and then no folder is left."""
+    first_seed = strips.shown_scene(context).musev.seed
+    last = first_seed + count - 1
+    if last > (highest := ClipRequest.__dataclass_fields__["seed"].metadata["high"]):
+        raise SettingsError(
+            f"{count} variations from seed {first_seed} would end with seed {last}; the highest is {highest}. Use a "
+            "lower seed."
+        )
+    jobs = [clip_job(context)]
+    try:
+        for seed in range(first_seed + 1, last + 1):
+            jobs.append(clip_job(context, seed=seed, folder=jobs[0].take.parent))
+    except REFUSALS:
+        for job in jobs:
+            takes.discard(job.take)
+        raise
+    return jobs

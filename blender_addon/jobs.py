@@ -12,6 +12,7 @@ import dataclasses
 import datetime
 import enum
 import tomllib
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,9 @@ class Job:
 
     blobs: the inputs' bytes by sha256, dropped at the end. captures: what is still to be read from the scene, in
     order; each then names in `request` what it read. about: what `take.json` tells beyond request and engine.
+
+    owner, place: for the engine's queue. like: a clip that reads the same scene just before; what it read serves this
+    one too. retry_of: the job of the engine's store that this one repeats, whose inputs it still has.
     """
 
     id: str
@@ -63,7 +67,13 @@ class Job:
     phase: str = ""
     step: int = 0
     num_steps: int = 0
-    eta_s: float | None = None
+    eta_s: float | None = None  # of the whole clip where the engine knows, else of the phase
+    owner: str = ""
+    place: str = "back"
+    like: Job | None = field(default=None, repr=False)
+    retry_of: str | None = None
+    accepted: bool = False  # by the engine, whatever became of it
+    preview: Path | None = None  # a small PNG of how it looks while it is denoised
     have: set[int] = field(default_factory=set)
     problem: str = ""
     cause: Problem | None = None  # the same as the engine said it, with its code
@@ -73,6 +83,24 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether it can be given to an engine that doesn't know it."""
+        return not self.retry_of and set(self.request.blobs) <= self.blobs.keys()
+
+    @property
+    def retriable(self) -> bool:
+        """Whether the engine failed at it, and so has all that is needed to try again."""
+        return self.state is JobState.FAILED and self.accepted and not self.resumable
+
+    def again(self, take: Path) -> Job:
+        """The same clip as a new job, made from what the engine still has of this one."""
+        return Job(
+            str(uuid.uuid4()), self.clip, self.scene, self.start, take, self.request, {}, about=self.about,
+            blend_file=self.blend_file, file_number=self.file_number, owner=self.owner, retry_of=self.id,
+            state=JobState.HELD,
+        )  # fmt: skip
 
     def capture(self, deadline: float) -> None:
         """Reads on from the scene until about `deadline`, or, once a capture is through, takes what it read: packing
@@ -89,6 +117,16 @@ class Job:
         del self.captures[0]
         if not self.captures:
             self.state, self.phase, self.step, self.num_steps = JobState.HELD, "", 0, 0
+
+    def share_capture(self) -> None:
+        """Takes what the clip before has just read, where it got through; else reads by itself."""
+        before, self.like = self.like, None
+        if before is None or before.ended or before.state is JobState.CAPTURING:
+            return
+        self.stop_capturing()
+        self.request = dataclasses.replace(before.request, seed=self.request.seed)
+        self.blobs = dict(before.blobs)
+        self.state, self.phase, self.step, self.num_steps = JobState.HELD, "", 0, 0
 
     def stop_capturing(self) -> None:
         """Puts back what the captures changed, and forgets them."""

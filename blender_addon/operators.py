@@ -7,15 +7,25 @@ import shlex
 from pathlib import Path
 
 import bpy
-from bpy.props import StringProperty
+from bpy.props import EnumProperty, IntProperty, StringProperty
 
-from . import session, strips
+from . import outlook, session, strips
 from .client import is_loopback
 from .engine_link import EngineState
-from .gather import REFUSALS, SettingsError, clip_job
+from .gather import REFUSALS, SettingsError, clip_jobs
 from .jobs import Job
-from .props import preferences
+from .props import MAX_VARIATIONS, preferences
 from .rig.people import caution
+
+PLACES = (
+    ("back", "At the Back", "After all clips that wait"),
+    ("front", "At the Front", "Before all clips that wait"),
+    (
+        "replace",
+        "Instead of Waiting Ones",
+        "In place of this file's clips that wait; the running one goes on",
+    ),
+)
 
 
 def refuse(operator: bpy.types.Operator, error: Exception) -> set[str]:
@@ -113,25 +123,33 @@ class MUSEV_OT_generate(bpy.types.Operator):
     )
     # No UNDO: nothing changes now. The strip's arrival is the one undo step of this verb.
 
+    place: EnumProperty(
+        name="Place",
+        description="Where the clip comes in the engine's queue",
+        items=PLACES,
+        options={"SKIP_SAVE"},
+    )
+    variations: IntProperty(
+        name="Variations",
+        description="How many takes, with seeds from the set one on; 0: as many as the panel says",
+        default=0, min=0, max=MAX_VARIATIONS, options={"SKIP_SAVE"},
+    )  # fmt: skip
+
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        if strips.shown_scene(context) is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-            return False
-        if session.current.engine.state is not EngineState.ON:
-            cls.poll_message_set(
-                f"The engine is {session.current.engine.state.value}; press Start Engine first"
-            )
-            return False
-        return True
+        if why := outlook.why_not(context):
+            cls.poll_message_set(why)
+        return not why
 
     def execute(self, context: bpy.types.Context) -> set[str]:
+        settings = strips.shown_scene(context).musev
         try:
-            job = clip_job(context)
+            jobs = clip_jobs(context, self.variations or settings.variations)
         except REFUSALS as error:
             return refuse(self, error)
-        session.current.submit(job)
-        self.report({"INFO"}, f"{job.clip}: {job.request.frames_out} frames at {job.start}")
+        session.current.submit_all(jobs, self.place)
+        job, takes = jobs[0], f"{len(jobs)} takes of " if len(jobs) > 1 else ""
+        self.report({"INFO"}, f"{job.clip}: {takes}{job.request.frames_out} frames at {job.start}")
         for person in (person for capture in job.captures for person in getattr(capture, "people", ())):
             if said := caution(person):
                 self.report({"WARNING"}, said)
@@ -181,6 +199,66 @@ class MUSEV_OT_resume(JobOperator, bpy.types.Operator):
         return {"FINISHED"}
 
 
+class MUSEV_OT_move(JobOperator, bpy.types.Operator):
+    bl_idname = "musev.move"
+    bl_label = "Move in Queue"
+    bl_description = "Put a clip that waits to the front or the back of the engine's queue"
+
+    place: EnumProperty(name="Place", description="Where it comes", items=PLACES[:2], options={"SKIP_SAVE"})
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            job = self.chosen()
+            if session.current.jobs_before(job) is None:
+                raise SettingsError(
+                    f"Clip '{job.clip}' is {job.state.value} and does not wait in the queue; move one that does."
+                )
+            session.current.move(job.id, self.place)
+        except REFUSALS as error:
+            return refuse(self, error)
+        return {"FINISHED"}
+
+
+class MUSEV_OT_retry(JobOperator, bpy.types.Operator):
+    bl_idname = "musev.retry"
+    bl_label = "Retry"
+    bl_description = "Make this clip once more, from what the engine still has of it"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            job = self.chosen()
+            if session.current.retry(job.id) is None:
+                raise SettingsError(
+                    f"Clip '{job.clip}' is {job.state.value} and can't be tried again; generate again."
+                )
+        except REFUSALS as error:
+            return refuse(self, error)
+        return {"FINISHED"}
+
+
+class MUSEV_OT_apply_remedy(bpy.types.Operator):
+    bl_idname = "musev.apply_remedy"
+    bl_label = "Make It Fit"
+    bl_description = "Change the settings so that the clip fits into the memory"
+    bl_options = {"REGISTER", "UNDO"}
+
+    changes: StringProperty(
+        name="Changes", description="Settings and their new values, as 'width=448 height=256'",
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = strips.shown_scene(context)
+        try:
+            if scene is None:
+                raise SettingsError("The sequencer shows no scene; choose one in its header.")
+            for setting, value in outlook.parsed(self.changes).items():
+                setattr(scene.musev, setting, value)
+        except REFUSALS as error:
+            return refuse(self, error)
+        return {"FINISHED"}
+
+
 class MUSEV_OT_clear(bpy.types.Operator):
     bl_idname = "musev.clear"
     bl_label = "Clear Ended"
@@ -198,6 +276,9 @@ register, unregister = bpy.utils.register_classes_factory(
         MUSEV_OT_generate,
         MUSEV_OT_cancel,
         MUSEV_OT_resume,
+        MUSEV_OT_move,
+        MUSEV_OT_retry,
+        MUSEV_OT_apply_remedy,
         MUSEV_OT_clear,
     )
 )

@@ -15,7 +15,8 @@ from .protocol import ClipRequest
 DIRECT = {
     "prompt": "prompt", "negative_prompt": "negative_prompt", "width": "width", "height": "height",
     "steps": "num_inference_steps", "seed": "seed", "model": "model", "between": "between",
-    "context_schedule": "context_schedule", "predictor": "predictor",
+    "context_schedule": "context_schedule", "predictor": "predictor", "context_frames": "context_frames",
+    "context_overlap": "context_overlap",
 }  # fmt: skip
 CONTROLS = {
     "depth": "depth",

@@ -9,25 +9,33 @@ from __future__ import annotations
 
 import time
 import traceback
+import uuid
 from collections import deque
+from pathlib import Path
 
 import bpy
 
-from . import splice, stack, strips, takes
+from . import job_files, splice, stack, strips, takes
 from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
+from .forecast import Forecast
 from .jobs import IN_ENGINE, Job, JobState, sidecar
 from .protocol import (
     Accepted,
     Cancelled,
     Done,
+    Estimate,
     Failed,
     FrameReady,
+    Move,
     NeedBlobs,
+    Preview,
     Progress,
     ProtocolError,
+    Queue,
     Refused,
+    Retry,
     Welcome,
 )
 from .shelf import Shelf
@@ -46,26 +54,42 @@ class Session:
     def __init__(self):
         self.engine = EngineLink()
         self.shelf = Shelf()
+        self.forecast = Forecast()
+        self.queue = Queue()  # the engine's
         self.jobs: list[Job] = []
         self.longest_tick_s = 0.0
         self.longest_place_s = 0.0
         self.file_number = 0
         self._inbox: deque = deque()
         self._to_cancel: set[str] = set()  # cancelled while there was no connection
+        self._owner = ""  # of the open file
+        self._previews = 0
 
     def stop_engine(self) -> None:
         """Ends our engine, or leaves the one we are connected to. Its clips wait for the next connection."""
         self.engine.stop()
         self._inbox.clear()
-        self._hold_jobs()
+        self._lose_engine()
 
     # --- the clips --------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
         """Takes a clip; the ticks do the rest."""
-        job.file_number, job.blend_file = self.file_number, bpy.data.filepath
+        job.file_number, job.blend_file, job.owner = self.file_number, bpy.data.filepath, self.owner()
+        if job.place == "replace":
+            for other in self.jobs:
+                if other.owner == job.owner and not other.accepted and not other.ended:
+                    self.cancel(other.id)
         job.state = JobState.CAPTURING if job.captures else JobState.HELD
         self.jobs.append(job)
+
+    def submit_all(self, jobs: list[Job], place: str = "back") -> None:
+        """Takes the variations of one clip, to be made in this order; the scene is read for the first of them alone."""
+        order = jobs[::-1] if place == "front" else jobs  # each comes before the one that came before it
+        for index, job in enumerate(order):
+            job.like = order[index - 1] if index and job.captures else None
+            job.place = place if index == 0 or place == "front" else "back"
+            self.submit(job)
 
     def cancel(self, job_id: str) -> None:
         """Cancels a clip that has not ended; what it has written is removed."""
@@ -83,6 +107,35 @@ class Session:
         job = self.job(job_id)
         if job is not None and job.resumable:
             job.state, job.problem, job.cause, job.resumable = JobState.HELD, "", None, False
+
+    def retry(self, job_id: str) -> Job | None:
+        """Has a clip that the engine failed to make made once more; its place on the list is the new one's. Raises
+        TakeError."""
+        old = self.job(job_id)
+        if old is None or not old.retriable:
+            return None
+        if old.take.is_dir():
+            takes.discard(old.take)  # the same frames come again
+        new = old.again(takes.next_take(old.take.parent))
+        self.jobs[self.jobs.index(old)] = new
+        return new
+
+    def move(self, job_id: str, place: str) -> None:
+        """Puts a clip that waits in the engine's queue to its "front" or "back"."""
+        if job_id in self.queue.waiting and self.engine.state is EngineState.ON:
+            self.engine.client.send(Move(job_id, place))
+
+    def jobs_before(self, job: Job) -> int | None:
+        """How many clips the engine makes before this one, whoever wants them; None where it doesn't wait there."""
+        if job.id not in self.queue.waiting:
+            return None
+        return self.queue.waiting.index(job.id) + (self.queue.running is not None)
+
+    def owner(self) -> str:
+        """The name under which the engine knows the open file's clips; kept in the file, whatever is undone."""
+        self._owner = job_files.owner() or self._owner or str(uuid.uuid4())
+        job_files.keep_owner(self._owner)
+        return self._owner
 
     def forget_ended(self) -> None:
         """Takes ended clips off the list; their takes stay."""
@@ -106,6 +159,8 @@ class Session:
             self._inbox.extend(self.engine.pump(budget_s / 2))
         while self._inbox and time.perf_counter() < deadline:
             self._take_event(self._inbox.popleft())
+        if self.engine.state is EngineState.ON:
+            self.forecast.ask(self.engine.client)
         self._advance_jobs(deadline)
         self.longest_tick_s = max(self.longest_tick_s, time.perf_counter() - started)
         self._place_ready()
@@ -117,7 +172,9 @@ class Session:
             self.engine.problem,
             self.engine.client.menus,
             self.shelf.changes,
-            *((j.state, j.phase, j.step, len(j.have), j.eta_s) for j in self.jobs),
+            self.forecast.changes,
+            self.queue,
+            *((j.state, j.phase, j.step, len(j.have), j.eta_s, j.preview) for j in self.jobs),
         )
 
     def _advance_jobs(self, deadline: float) -> None:
@@ -130,7 +187,7 @@ class Session:
                 continue
             try:
                 self._advance(job, deadline)
-            except (CaptureError, ProtocolError) as error:
+            except (CaptureError, ProtocolError, takes.TakeError) as error:
                 self._end(job, JobState.FAILED, str(error), resumable=bool(job.have))
             except Exception as error:  # a bug of ours costs this clip alone, and what it changed is put back
                 traceback.print_exc()
@@ -138,14 +195,25 @@ class Session:
                 self._end(job, JobState.FAILED, problem)
 
     def _advance(self, job: Job, deadline: float) -> None:
-        if job.state is JobState.CAPTURING:
+        if job.state is JobState.CAPTURING and job.like is not None:
+            job.share_capture()
+        elif job.state is JobState.CAPTURING:
             job.capture(deadline)
         elif job.state is JobState.HELD and self.engine.state is EngineState.ON:
             job.state = JobState.WAITING
             if job.phase:  # the engine had it
                 self.engine.client.resume(job.id, tuple(sorted(job.have)))
             else:
-                self.engine.client.submit(job.id, job.request, job.blobs)
+                self._hand_over(job)
+
+    def _hand_over(self, job: Job) -> None:
+        """Gives a clip to the engine; from now on its folder says whose it is."""
+        if job.request.result == "clip":
+            job_files.write(job)
+        if job.retry_of:
+            self.engine.client.send(Retry(job.id, job.retry_of, job.place, job.owner))
+        else:
+            self.engine.client.submit(job.id, job.request, job.blobs, place=job.place, owner=job.owner)
 
     def _place_ready(self) -> None:
         """One finished clip at most; the next one waits for the next tick."""
@@ -192,14 +260,29 @@ class Session:
         """
         job.stop_capturing()
         job.state, job.problem, job.resumable, job.eta_s = state, problem, resumable, None
+        self._show_preview(job, None)
         if resumable:
             return
         job.blobs = {}
-        if state is JobState.CANCELLED or (state is JobState.FAILED and not job.have):
-            try:
+        try:
+            job_files.remove(job)
+            if state is JobState.CANCELLED or (state is JobState.FAILED and not job.have):
                 takes.discard(job.take)
-            except takes.TakeError as error:
-                job.problem = " ".join(filter(None, (problem, str(error))))
+        except takes.TakeError as error:
+            job.problem = " ".join(filter(None, (problem, str(error))))
+
+    def _show_preview(self, job: Job, png: bytes | None) -> None:
+        """Keeps the newest one in a file of its own, for the panel; None: no more."""
+        if job.preview is not None:
+            job.preview.unlink(missing_ok=True)
+        job.preview = None
+        if png is not None:
+            self._previews += 1
+            folder = Path(bpy.app.tempdir) / "musev"
+            takes.make_folder(folder)
+            file = folder / f"preview_{self._previews}.png"
+            takes.write_whole(file, png)
+            job.preview = file
 
     # --- what the engine says ---------------------------------------------------------------------
 
@@ -210,8 +293,14 @@ class Session:
             for job_id in self._to_cancel:
                 self.engine.client.cancel(job_id)
             self._to_cancel.clear()
+            self.find_jobs()
         elif isinstance(event, ConnectionLost):
-            self._hold_jobs()
+            self._lose_engine()
+        elif isinstance(event, Queue):
+            self.queue = event
+            self.forecast.doubt()
+        elif isinstance(event, Estimate):
+            self.forecast.take(event)
         elif job is not None and job.state in IN_ENGINE:  # a cancelled clip's last words are not needed
             try:
                 self._take_job_event(job, event)
@@ -222,11 +311,17 @@ class Session:
         match event:
             case Accepted():
                 job.state, job.phase = JobState.QUEUED, job.phase or "queue"
+                job.accepted, job.place = True, "back"
+                for other in filter(None, map(self.job, event.replaced)):
+                    self._end(other, JobState.CANCELLED, f"A newer clip, {job.clip}, took its place.")
             case NeedBlobs():
                 job.phase = ""
             case Progress():
                 job.state, job.phase = JobState.RUNNING, event.phase
-                job.step, job.num_steps, job.eta_s = event.step, event.num_steps, event.eta_s
+                job.step, job.num_steps = event.step, event.num_steps
+                job.eta_s = event.eta_s if event.total_eta_s is None else event.total_eta_s
+            case Preview():
+                self._show_preview(job, event.data)
             case FrameReady():
                 self._keep_frame(job, event)
             case Done():
@@ -236,11 +331,14 @@ class Session:
                 self._end(job, JobState.FAILED, str(event.problem))
             case Cancelled():
                 self._end(job, JobState.CANCELLED, "The engine cancelled it.")
-            case Refused() if event.problem.code == "unknown_job":
-                self.engine.client.submit(job.id, job.request, job.blobs)
+            case Refused() if event.problem.code == "not_waiting":
+                pass  # its turn came before it was moved
+            case Refused() if event.problem.code == "unknown_job" and job.has_inputs:
+                self._hand_over(job)
             case Refused():
                 job.cause = event.problem
-                self._end(job, JobState.FAILED, str(event.problem), resumable=bool(job.have))
+                gone = event.problem.code == "unknown_job"
+                self._end(job, JobState.FAILED, str(event.problem), resumable=bool(job.have) and not gone)
 
     def _keep_frame(self, job: Job, frame: FrameReady) -> None:
         size = (job.request.width, job.request.height)
@@ -268,7 +366,9 @@ class Session:
         takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))
         job.state, job.phase = JobState.READY, "place"
 
-    def _hold_jobs(self) -> None:
+    def _lose_engine(self) -> None:
+        self.queue = Queue()
+        self.forecast.forget()
         for job in self.jobs:
             if job.state in IN_ENGINE:
                 job.state, job.eta_s = JobState.HELD, None
@@ -278,6 +378,7 @@ class Session:
     def file_loaded(self) -> None:
         """Another file is open: clips of it, made before, may be placed again; those of others wait."""
         self.file_number += 1
+        self._owner = ""
         for job in self.jobs:
             if job.blend_file and job.blend_file == bpy.data.filepath:
                 job.file_number = self.file_number
@@ -287,6 +388,22 @@ class Session:
                     JobState.FAILED,
                     f"{job.blend_file or 'The file'} was closed while its poses were read.",
                 )
+
+        self.find_jobs()
+
+    def find_jobs(self) -> None:
+        """Puts those of the open file's unfinished clips on the list that an earlier Blender had begun."""
+        blend = bpy.data.filepath
+        if not blend:
+            return
+        shown = (stack.folder(strip) for scene in bpy.data.scenes for strip in stack.ours(scene))
+        unsaved = bpy.context.preferences.addons[__package__].preferences.output_folder
+        roots = [Path(bpy.path.abspath(root)) for root in ("//musev", unsaved) if root]
+        clips = {*shown, *(path for root in roots for path in root.glob("*") if path.is_dir())}
+        for job in job_files.found(sorted(clips), job_files.owner(), blend):
+            if self.job(job.id) is None:
+                job.file_number = self.file_number
+                self.jobs.append(job)
 
     def file_saved(self) -> None:
         for job in self.jobs:

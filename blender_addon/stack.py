@@ -79,6 +79,17 @@ def clip_for(
     in the making with both; or a new one under `root`. left_out: names of strips that it must not join. Raises
     TakeError.
     """
+    if strip := joined(scene, start, count, clip, left_out):
+        return folder(strip)
+    for job in jobs:
+        same = (job.clip, job.scene, job.start, job.request.frames_out) == (clip, scene.name, start, count)
+        if same and not job.ended and job.request.result == "clip":
+            return job.take.parent
+    return takes.free_clip(root, clip)
+
+
+def joined(scene: bpy.types.Scene, start: int, count: int, clip: str, left_out: Collection[str] = ()):
+    """The strip over just these frames that a new take joins: active, selected, or of this clip's name; or None."""
     fitting = [
         strip
         for strip in ours(scene)
@@ -87,14 +98,8 @@ def clip_for(
         and strip.name not in left_out
         and folder(strip).is_dir()
     ]
-    for strip in fitting:
-        if strip == active(scene) or strip.select or strip.musev.clip == clip:
-            return folder(strip)
-    for job in jobs:
-        same = (job.clip, job.scene, job.start, job.request.frames_out) == (clip, scene.name, start, count)
-        if same and not job.ended and job.request.result == "clip":
-            return job.take.parent
-    return takes.free_clip(root, clip)
+    chosen = (s for s in fitting if s == active(scene) or s.select or s.musev.clip == clip)
+    return next(chosen, None)
 
 
 def place(scene: bpy.types.Scene, clip: str, files: list[Path], start: int):

@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 
 SIDECAR = "take.json"
+JOB = "job.json"  # while the take is being made: what `job_files` needs to find its job again
 REMOVED = "_removed"  # inside a clip's folder: the takes that the artist took away
 
 
@@ -160,7 +161,7 @@ def discard(take: Path) -> None:
     """Removes a take: our own files, then its folder if nothing else lies there. Raises TakeError."""
     try:
         for path in take.iterdir():
-            if re.fullmatch(r"(\d{4,}\.png|take\.json)(\.part)?", path.name):
+            if re.fullmatch(r"(\d{4,}\.png|take\.json|job\.json)(\.part)?", path.name):
                 path.unlink()
         if not any(take.iterdir()):
             take.rmdir()

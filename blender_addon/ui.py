@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 
 import bpy
 
-from . import gather, props, remedies, session, strips
+from . import gather, live_picture, outlook, props, remedies, session, strips
 from .engine_link import EngineState
 from .jobs import Job, JobState
 from .protocol import ClipRequest
@@ -43,7 +44,8 @@ def job_line(job: Job) -> str:
     if job.state is JobState.CAPTURING:
         return f"{job.phase} {job.step}/{job.num_steps}"
     if job.state is not JobState.RUNNING:
-        return job.state.value
+        before = session.current.jobs_before(job)
+        return job.state.value + (f", {before} before it" if before else "")
     parts = [job.phase + (f" {job.step}/{job.num_steps}" if job.num_steps else "")]
     if job.eta_s is not None:
         parts.append(remaining(job.eta_s))
@@ -113,13 +115,41 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         column.prop(settings, "width")
         column.prop(settings, "height")
         layout.prop(settings, "steps")
-        layout.prop(settings, "seed")
+        column = layout.column(align=True)
+        column.prop(settings, "seed")
+        column.prop(settings, "variations")
         layout.prop(settings, "model")
         layout.prop(settings, "context_schedule")
+        column = layout.column(align=True)
+        column.prop(settings, "context_frames")
+        column.prop(settings, "context_overlap")
         if len(props.menus().predictors) > 1 or settings.predictor != ClipRequest.predictor:
             layout.prop(settings, "predictor")  # only where there is something to choose
-        layout.operator("musev.generate", icon="RENDER_ANIMATION")
-        remedies.draw(layout, remedies.for_settings(context))
+        row = layout.row(align=True)
+        row.operator("musev.generate", icon="RENDER_ANIMATION")
+        row.operator_menu_enum("musev.generate", "place", text="", icon="DOWNARROW_HLT")
+        self.draw_outlook(layout, context, scene)
+
+    def draw_outlook(self, layout, context, scene) -> None:
+        """What Generate will do; whether it fits, with what would make it; or why it can't."""
+        width, problem = line_width(context), ""
+        try:
+            told = outlook.outlook(scene)
+        except gather.REFUSALS as error:
+            problem = str(error)
+        else:
+            draw_text(layout, told.sentence, width, "INFO")
+            if told.tight:
+                box = layout.box()
+                box.alert = True
+                draw_text(box, told.tight, width, "ERROR")
+                for remedy in told.remedies:
+                    if changes := outlook.changes(remedy):
+                        label = f"{remedy.label}: {outlook.duration(remedy.seconds)}"
+                        box.operator("musev.apply_remedy", text=label).changes = changes
+        if why := problem or outlook.why_not(context):
+            draw_text(layout, why, width, "CANCEL")
+            remedies.draw(layout, remedies.for_settings(context))
 
     def draw_still(self, layout, scene, settings) -> None:
         column = layout.column()
@@ -144,10 +174,8 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
             column.prop(settings, "generation_fps")
         if settings.generate_at != "EVERY":
             column.prop(settings, "between")
-        try:
+        with contextlib.suppress(*gather.REFUSALS):  # which are told under Generate
             draw_text(column, gather.clip_plan(scene, settings).sentence, line_width(context), "TIME")
-        except gather.REFUSALS as problem:
-            draw_text(column, str(problem), line_width(context), "ERROR")
 
 
 class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
@@ -156,6 +184,7 @@ class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, jobs = self.layout, session.current.jobs
+        live_picture.keep_only(jobs)
         if not jobs:
             layout.label(text="None yet")
         for job in jobs:
@@ -164,9 +193,17 @@ class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
             row.label(text=job.clip, icon=STATE_ICON.get(job.state, "SORTTIME"))
             if job.resumable:
                 row.operator("musev.resume", text="", icon="FILE_REFRESH").job = job.id
+            if job.retriable:
+                row.operator("musev.retry", text="", icon="FILE_REFRESH").job = job.id
+            if session.current.jobs_before(job):
+                for place, icon in (("front", "TRIA_UP_BAR"), ("back", "TRIA_DOWN_BAR")):
+                    move = row.operator("musev.move", text="", icon=icon)
+                    move.job, move.place = job.id, place
             if not job.ended:
                 row.operator("musev.cancel", text="", icon="X").job = job.id
                 box.progress(factor=job.step / job.num_steps if job.num_steps else 0.0, text=job_line(job))
+            if picture := live_picture.icon(job):
+                box.template_icon(icon_value=picture, scale=6.0)
             if job.problem:
                 problem = box.column()
                 problem.alert = job.state is JobState.FAILED

@@ -28,6 +28,20 @@ def cast(owner: bpy.types.Scene, rig: bpy.types.Object | None = None) -> Cast:
     empty; or `rig` in their place. Raises PoseError where a character or a camera is missing, and MapError for a saved
     map that can't be read.
     """
+    world, rig, used = _stage(owner, rig)
+    settings = owner.musev
+    people = (resolve(rig),) if rig else tuple(item.person() for item in used)
+    camera = settings.camera.name if settings.camera else None
+    return Cast(world.name, people, camera, settings.width, settings.height)
+
+
+def stage(owner: bpy.types.Scene) -> bpy.types.Scene:
+    """The scene that the characters stand in. Quick: no rig is read. Raises PoseError as `cast` does."""
+    return _stage(owner, None)[0]
+
+
+def _stage(owner: bpy.types.Scene, rig: bpy.types.Object | None) -> tuple:
+    """The scene, and the one rig or the characters of the list. Raises PoseError."""
     settings = owner.musev
     used = [] if rig else [item for item in settings.people if item.use]
     rig = rig or (None if settings.people else settings.armature)
@@ -39,9 +53,10 @@ def cast(owner: bpy.types.Scene, rig: bpy.types.Object | None = None) -> Cast:
         )
     if len(used) > MAX_PEOPLE:
         raise PoseError(f"{len(used)} characters are used; a clip has at most {MAX_PEOPLE}. Untick some.")
-    people = (resolve(rig),) if rig else tuple(item.person() for item in used)
     # An instance stands where its instancer does.
     things = [rig] if rig else [item.parent or item.armature for item in used]
+    if None in things:
+        raise PoseError("A character's armature was removed; take the character off the list.")
     world = next((s for s in (owner, *bpy.data.scenes) if things[0].name in s.objects), None)
     if world is None:
         raise PoseError(f"Armature '{things[0].name}' is in no scene of this file; choose another.")
@@ -52,5 +67,4 @@ def cast(owner: bpy.types.Scene, rig: bpy.types.Object | None = None) -> Cast:
         )
     if settings.camera is None and world.camera is None:
         raise PoseError(f"Scene '{world.name}' has no camera; choose one, or add one to the scene.")
-    camera = settings.camera.name if settings.camera else None
-    return Cast(world.name, people, camera, settings.width, settings.height)
+    return world, rig, used

@@ -4,7 +4,9 @@
 
 Frame k is `colour(k)` all over. Behaviours: "work"; "wait" (never ends a clip by itself); "fail" after two
 frames; "drop" the connection once, after two frames; "short": says it is done one frame early; "wrong_size";
-"old": speaks another protocol version; "mute": ends without a greeting; "offline": downloads no models.
+"old": speaks another protocol version; "mute": ends without a greeting; "offline": downloads no models; "queue": one
+clip after the other, none of which ends by itself; "pause": goes on after two frames once a client has come back;
+"tight": has 2 GiB of memory.
 """
 
 from __future__ import annotations
@@ -61,6 +63,9 @@ class FakeEngine:
         self.blobs: dict[str, bytearray] = {}
         self.requests: dict[str, p.ClipRequest] = {}
         self.dropped = False
+        self.again: set[str] = set()  # jobs that repeat one
+        self.owners: dict[str, str] = {}
+        self.line: list[str] = []  # of "queue": the running job, then those that wait
         self.shelf = shelf()
         self.works: dict[str, asyncio.Task] = {}
 
@@ -79,8 +84,20 @@ class FakeEngine:
         await connection.send(p.encode(menus))
         async for raw in connection:
             match p.decode(raw):
-                case p.Submit(job, request):
-                    await self.submit(connection, job, request)
+                case p.Submit(job, request, place, owner):
+                    await self.submit(connection, job, request, place, owner)
+                case p.Retry(job, of, place, owner) if of in self.requests:
+                    self.again.add(job)
+                    await self.submit(connection, job, self.requests[of], place, owner)
+                case p.Retry(job, of):
+                    problem = p.Problem("unknown_job", "No such job", of, "Generate again.")
+                    await connection.send(p.encode(p.Refused(problem, job)))
+                case p.Move(job, place):
+                    self.line.remove(job)
+                    self.line.insert(1 if place == "front" else len(self.line), job)
+                    await self.tell_queue(connection)
+                case p.AskEstimate(number, request):
+                    await connection.send(p.encode(self.estimate(number, request)))
                 case p.BlobSlice(sha256, offset, _, data):
                     blob = self.blobs.setdefault(sha256, bytearray())
                     blob[offset : offset + len(data)] = data
@@ -93,6 +110,9 @@ class FakeEngine:
                     if job in self.makers:
                         self.makers[job].cancel()
                     await connection.send(p.encode(p.Cancelled(job)))
+                    if job in self.line:
+                        self.line.remove(job)
+                        await self.tell_queue(connection)
                 case p.AskModels():
                     await self.tell_shelf(connection)
                 case p.DownloadModel(id, licence) if self.behaviour == "offline":
@@ -106,6 +126,22 @@ class FakeEngine:
                 case p.CancelModel(id):
                     self.works[id].cancel()
                     await connection.send(p.encode(p.ModelProgress(id, "download", "cancelled")))
+
+    def estimate(self, number: int, request: p.ClipRequest) -> p.Estimate:
+        """Half a second a frame; a byte for every 4 pixels is a MiB."""
+        needed, fits, remedies = request.width * request.height / 4, request.width**2 / 4 <= 2048, ()
+        if self.behaviour == "tight" and not fits:
+            changes = (p.Change("width", 64), p.Change("height", 64), p.Change("context_frames", 8))
+            remedies = (p.Remedy("Size 64 x 64", changes, 3.0, 1024.0),)
+        free = 2048.0 if self.behaviour == "tight" else None
+        seconds = request.num_frames * 0.5
+        return p.Estimate(number, seconds, (), 0.0, needed, free, "cpu", 3, remedies)
+
+    async def tell_queue(self, connection: ServerConnection) -> None:
+        if self.line and self.line[0] not in self.makers:
+            self.follow(connection, self.line[0], set())
+        running = self.line[0] if self.line else None
+        await connection.send(p.encode(p.Queue(running, tuple(self.line[1:]))))
 
     async def tell_shelf(self, connection: ServerConnection) -> None:
         offline = "The engine works offline" if self.behaviour == "offline" else ""
@@ -131,7 +167,9 @@ class FakeEngine:
         await connection.send(p.encode(p.ModelProgress(id, action, "done", results=results, intact=intact)))
         await self.tell_shelf(connection)
 
-    async def submit(self, connection: ServerConnection, job: str, request: p.ClipRequest) -> None:
+    async def submit(
+        self, connection: ServerConnection, job: str, request: p.ClipRequest, place: str, owner: str
+    ) -> None:
         whole = {sha256 for sha256, blob in self.blobs.items() if p.blob_sha256(blob) == sha256}
         missing = tuple(sha256 for sha256 in request.blobs if sha256 not in whole)
         if missing:
@@ -146,8 +184,16 @@ class FakeEngine:
             sets = [p.Pictures.from_bytes(bytes(self.blobs[sha256])) for sha256 in kind]
             assert sum(len(each.sizes) for each in sets) in (0, request.num_frames)
         self.requests[job] = request
-        await connection.send(p.encode(p.Accepted(job, 0)))
-        self.follow(connection, job, set())
+        if self.behaviour != "queue":
+            await connection.send(p.encode(p.Accepted(job, 0)))
+            self.follow(connection, job, set())
+            return
+        replaced = tuple(w for w in self.line[1:] if place == "replace" and self.owners[w] == owner)
+        self.line = [other for other in self.line if other not in replaced]
+        self.line.insert(1 if place == "front" else len(self.line), job)
+        self.owners[job] = owner
+        await connection.send(p.encode(p.Accepted(job, self.line.index(job), replaced)))
+        await self.tell_queue(connection)
 
     def follow(self, connection: ServerConnection, job: str, have: set[int]) -> None:
         self.makers[job] = asyncio.create_task(self.make(connection, job, have))
@@ -156,10 +202,12 @@ class FakeEngine:
         request = self.requests[job]
         frames = request.frames_out
         for k in [k for k in range(frames) if k not in have]:
-            await connection.send(p.encode(p.Progress(job, "denoise", k, frames, float(frames - k))))
-            if k >= 2 and self.behaviour == "wait":
+            left = float(frames - k)
+            await connection.send(p.encode(p.Progress(job, "denoise", k, frames, left, total_eta_s=left + 5)))
+            await connection.send(p.encode(p.Preview(job, k, k, png(16, 16, colour(k)))))
+            if k >= 2 and (self.behaviour in ("wait", "queue") or (self.behaviour == "pause" and not have)):
                 await asyncio.get_running_loop().create_future()
-            if k >= 2 and self.behaviour == "fail":
+            if k >= 2 and self.behaviour == "fail" and job not in self.again:
                 problem = p.Problem("out_of_memory", "The GPU is full", "8 GB", "Use a smaller size.")
                 await connection.send(p.encode(p.Failed(job, problem)))
                 return

@@ -86,7 +86,7 @@ class Layout:
     def take(self, name, given):
         if name in ("row", "column", "box"):
             return Layout(self.drawn)
-        if "property" in given:
+        if "property" in given and "data" in given:
             assert given["property"] in given["data"].bl_rna.properties, given
         if "search_property" in given:
             assert given["search_property"] in given["search_data"].bl_rna.properties, given
