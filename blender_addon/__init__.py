@@ -7,7 +7,9 @@ Nothing is imported here at module level, so that `protocol` (standard library o
 def _modules() -> tuple:
     """What has classes, handlers or timers of its own, each after what it builds on."""
     from . import (
+        again,
         alignment,
+        draft,
         live_picture,
         models,
         operators,
@@ -29,9 +31,9 @@ def _modules() -> tuple:
     from .rig import characters, characters_panel, occlusion, overlay, views
 
     return (
-        settings, characters, occlusion, overlay, sources, prompt_track, stack, props, operators,
+        settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
         live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
-        scene_copy, views, stack_verbs, stack_panel, redo_verbs, session,
+        scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, session,
     )  # fmt: skip
 
 

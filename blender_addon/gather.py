@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bpy
 
-from . import pins, prompt_track, session, sources, stack, stills, strips, takes, timing
+from . import draft, pins, prompt_track, session, sources, stack, stills, strips, takes, timing
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
@@ -202,10 +202,11 @@ def clip_title(settings: MusevSettings) -> str:
 
 def request(
     settings: MusevSettings, when: timing.Plan, mode: str, still: str | None, result: str = "clip",
-    seed: int | None = None,
+    seed: int | None = None, may_be_draft: bool = True,
 ) -> ClipRequest:  # fmt: skip
-    """What is asked of the engine, all but what is still to be read from the scene. Raises ProtocolError."""
-    return ClipRequest(
+    """What is asked of the engine, all but what is still to be read from the scene. may_be_draft: where that is set.
+    Raises ProtocolError."""
+    whole = ClipRequest(
         mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
         width=settings.width, height=settings.height, **when.request,
         num_inference_steps=settings.steps, seed=settings.seed if seed is None else seed,
@@ -215,6 +216,8 @@ def request(
         posealign="auto" if mode == "pose" and settings.posealign else "off",
         prompts=prompt_track.read(settings.id_data, settings.prompt_track, when).spans,
     )  # fmt: skip
+    is_draft = settings.draft.use and may_be_draft and result == "clip"
+    return draft.of(whole, settings.draft) if is_draft else whole
 
 
 def clip_job(
@@ -249,7 +252,9 @@ def clip_job(
         captures += read
         about["source"] = read[0].told()
         mode = sources.request_mode(settings.source, still is not None)
-    asked = request(settings, when, mode, still, result, seed)
+    asked = request(settings, when, mode, still, result, seed, may_be_draft=part is None)
+    if asked.noise_width is not None:
+        about[draft.KEY] = {"width": settings.width, "height": settings.height, "steps": settings.steps}
     if mode == "pose":
         captures.append(capture := pose_capture(scene, settings, when.times))
         about |= {

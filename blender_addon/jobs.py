@@ -75,6 +75,9 @@ class Job:
     accepted: bool = False  # by the engine, whatever became of it
     preview: Path | None = None  # a small PNG of how it looks while it is denoised
     have: set[int] = field(default_factory=set)
+    unkept: list[str] = field(default_factory=list)  # inputs of the finished clip that aren't on the disk yet
+    reproduces: Path | None = None  # the take that it is compared with, and is thrown away for
+    others: set[int] = field(default_factory=set)  # the frames that came out otherwise than there
     problem: str = ""
     cause: Problem | None = None  # the same as the engine said it, with its code
     resumable: bool = False  # failed on this side (say, the disk was full) while the engine has the clip
@@ -92,7 +95,7 @@ class Job:
     @property
     def retriable(self) -> bool:
         """Whether the engine failed at it, and so has all that is needed to try again."""
-        return self.state is JobState.FAILED and self.accepted and not self.resumable
+        return self.state is JobState.FAILED and self.accepted and not self.resumable and not self.reproduces
 
     def again(self, take: Path) -> Job:
         """The same clip as a new job, made from what the engine still has of this one."""

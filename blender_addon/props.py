@@ -17,6 +17,7 @@ from bpy.props import (
 )  # fmt: skip
 
 from . import session
+from .draft import MusevDraftSettings
 from .prompt_track import MusevPromptSettings
 from .protocol import ClipRequest, Menus
 from .render.settings import MusevRenderSettings
@@ -167,6 +168,7 @@ class MusevSettings(bpy.types.PropertyGroup):
     render: PointerProperty(type=MusevRenderSettings)
     source: PointerProperty(type=MusevSourceSettings)
     prompt_track: PointerProperty(type=MusevPromptSettings)
+    draft: PointerProperty(type=MusevDraftSettings)
     occlusion: PointerProperty(type=MusevOcclusionSettings)
     overlay: PointerProperty(type=MusevOverlaySettings)
     width: number("width", "Width", "Pixels; a multiple of 8")

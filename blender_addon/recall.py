@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import bpy
 
+from . import draft
 from .clip_folder import Take
 from .props import MusevSettings
 from .protocol import ClipRequest
@@ -27,6 +28,7 @@ CONTROLS = {
 ELSEWHERE = {
     "mode", "result", "num_frames", "fps", "output_frames", "output_fps", "still", "poses", "posealign", "source",
     "source_strength", "controls", "mask", "pins",
+    "prompts", "noise_width", "noise_height",
 }  # fmt: skip
 
 
@@ -39,6 +41,9 @@ def recall(settings: MusevSettings, take: Take) -> list[str]:
     left = []
     for setting, name in DIRECT.items():
         _set(settings, setting, request.get(name), left)
+    _draft(settings, request, inputs.get(draft.KEY), left)
+    if request.get("prompts"):
+        left.append(f"{len(request['prompts'])} prompts lay on the prompt track; what lies there now stays")
     _rates(settings, inputs.get("rates"), left)
     _mode(settings, request, inputs, left)
     _still(settings, request, inputs.get("still_source"), left)
@@ -64,6 +69,18 @@ def _set(owner, name: str, value, left: list[str]) -> None:
         kept = None
     if kept != value and not (isinstance(value, float) and abs(kept - value) < 1e-6):
         left.append(f"{owner.bl_rna.properties[name].name} was {value!r}")
+
+
+def _draft(settings: MusevSettings, request: dict, whole, left: list[str]) -> None:
+    """Of a draft, the size and steps of the clip whose draft it is."""
+    settings.draft.use = isinstance(whole, dict)
+    if not settings.draft.use:
+        return
+    for setting, name in (("width", "width"), ("height", "height"), ("steps", "steps")):
+        _set(settings, setting, whole.get(name), left)
+    _set(settings.draft, "steps", request.get("num_inference_steps"), left)
+    if settings.width:
+        settings.draft.share = request.get("width", settings.width) / settings.width
 
 
 def _rates(settings: MusevSettings, rates, left: list[str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import bpy
 
-from . import job_files, splice, stack, strips, takes
+from . import job_files, kept, reproduce, splice, stack, strips, takes
 from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
@@ -199,6 +199,9 @@ class Session:
             job.share_capture()
         elif job.state is JobState.CAPTURING:
             job.capture(deadline)
+        elif job.state is JobState.READY and job.unkept:  # one at a time: they may be large
+            kept.keep(job.take.parent, job.unkept[-1], job.blobs[job.unkept[-1]])
+            job.unkept.pop()
         elif job.state is JobState.HELD and self.engine.state is EngineState.ON:
             job.state = JobState.WAITING
             if job.phase:  # the engine had it
@@ -217,7 +220,8 @@ class Session:
 
     def _place_ready(self) -> None:
         """One finished clip at most; the next one waits for the next tick."""
-        job = next((j for j in self.jobs if j.state is JobState.READY and not self.why_not_placed(j)), None)
+        ready = (j for j in self.jobs if j.state is JobState.READY and not j.unkept)
+        job = next((j for j in ready if not self.why_not_placed(j)), None)
         if job is None:
             return
         started = time.perf_counter()
@@ -349,6 +353,8 @@ class Session:
             )  # fmt: skip
         takes.write_frame(job.take, frame.frame, frame.data)
         job.have.add(frame.frame)
+        if job.reproduces is not None and reproduce.differs(job.reproduces, frame.frame, frame.data):
+            job.others.add(frame.frame)
 
     def _finish(self, job: Job, done: Done) -> None:
         missing = sorted(set(range(job.request.frames_out)) - job.have)
@@ -358,11 +364,18 @@ class Session:
                 missing[:5],
                 "Press Resume.",
             )
+        if job.reproduces is not None:
+            said = reproduce.verdict(job.reproduces, job.request, done, job.others)
+            takes.discard(job.take)
+            self._end(job, JobState.DONE, said)
+            return
         if job.request.result != "clip":  # pose pictures, to be looked at
             job.still = job.blobs.get(job.request.still or "")
             self._end(job, JobState.DONE)
             return
         splice.join(job.take, job.about)
+        job.unkept = sorted(job.blobs.keys() & set(job.request.blobs))
+        job.about[kept.KEY] = {sha256: len(job.blobs[sha256]) for sha256 in job.unkept}
         takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))
         job.state, job.phase = JobState.READY, "place"
 

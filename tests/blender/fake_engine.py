@@ -178,7 +178,7 @@ class FakeEngine:
         if request.poses:  # what came must be a pose track of the clip's length and size
             track = p.PoseTrack.from_bytes(bytes(self.blobs[request.poses]))
             assert (track.num_frames, track.width, track.height) == (
-                request.num_frames, request.width, request.height,
+                request.num_frames, request.noise_width or request.width, request.noise_height or request.height,
             )  # fmt: skip
         for kind in (request.source, request.mask, *(control.pictures for control in request.controls)):
             sets = [p.Pictures.from_bytes(bytes(self.blobs[sha256])) for sha256 in kind]

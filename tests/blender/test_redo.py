@@ -113,7 +113,7 @@ def test_what_can_not_be_redone_says_why(made, shot):  # noqa: F811
     )
     bpy.context.scene.sequence_editor.active_strip = None
     assert "shows no takes" in refusal(lambda: bpy.ops.musev.redo_range(frame_start=9, frame_end=9))
-    assert len(current.jobs) == count and len(list(stack.folder(strip).iterdir())) == 1
+    assert len(current.jobs) == count and len(list(stack.folder(strip).glob("take_*"))) == 1
 
 
 def test_at_a_lower_rate_the_neighbours_are_the_generated_frames(made, shot):  # noqa: F811

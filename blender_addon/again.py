@@ -1,0 +1,180 @@
+"""A take made again from its recorded request and its kept inputs: a draft as final, or the same to be compared."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import bpy
+from bpy.props import EnumProperty
+
+from . import draft, gather, kept, reproduce, session, splice, stack, strips, takes, ui
+from .clip_folder import Take
+from .engine_link import EngineState
+from .jobs import Job
+from .stack_verbs import TakeOperator
+
+FROM = (
+    ("KEPT", "Kept Inputs", "The very inputs that the take was made from, kept in its clip's folder"),
+    (
+        "SCENE",
+        "Scene",
+        "The scene as it is now, with the present settings; recall the take's settings before",
+    ),
+)
+
+
+def told(take: Take) -> dict:
+    """What a take tells of its inputs. Raises TakeError for one that can't be made again as it is."""
+    inputs = take.record.get("inputs")
+    if not take.request or not isinstance(inputs, dict):
+        raise takes.TakeError(f"{take.name}: {take.problem or 'its take.json tells no request'}.")
+    if splice.KEY in inputs:
+        raise takes.TakeError(
+            f"{take.name} is joined from frames of two takes, and no single request makes it; choose a take that was "
+            "made as a whole."
+        )
+    return inputs
+
+
+def final_job(scene: bpy.types.Scene, strip, take: Take) -> Job:
+    """The clip that a take is a draft of: full size and steps, the same seed and inputs. Makes its take's folder last.
+    Raises TakeError and ProtocolError."""
+    inputs = told(take)
+    whole = inputs.get(draft.KEY)
+    if not isinstance(whole, dict):
+        raise takes.TakeError(f"{take.name} is no draft; choose one that was made with Draft on.")
+    request = draft.final(reproduce.request_of(take.record), whole)
+    clip = take.folder.parent
+    blobs = kept.read(clip, request.blobs)
+    own = ("still", "poses", draft.KEY, kept.KEY)
+    about = {key: value for key, value in inputs.items() if key not in own} | {"final_of": take.name}
+    return Job(
+        id=str(uuid.uuid4()), clip=strip.musev.clip, scene=scene.name, start=strips.content(strip)[0],
+        take=takes.next_take(clip), request=request, blobs=blobs, about=about,
+    )  # fmt: skip
+
+
+def reproduction(context: bpy.types.Context, scene: bpy.types.Scene, strip, take: Take, inputs: str) -> Job:
+    """The take made again, to be compared and thrown away. inputs: of `FROM`. Raises REFUSALS."""
+    told(take)
+    request = reproduce.request_of(take.record)
+    take.frames()  # there must be something to compare with
+    if inputs == "SCENE":
+        job = gather.clip_job(context)
+        takes.discard(job.take)
+        if job.request.frames_out != request.frames_out:
+            raise takes.TakeError(
+                f"The scene's range gives {job.request.frames_out} frames and {take.name} has {request.frames_out}; "
+                "set the range that it was made for."
+            )
+    else:
+        blobs = kept.read(take.folder.parent, request.blobs)
+        job = Job(str(uuid.uuid4()), strip.musev.clip, scene.name, 0, take.folder, request, blobs)
+    job.reproduces = take.folder
+    job.take = takes.new_take(Path(bpy.app.tempdir) / "musev", f"{take.name} again")
+    return job
+
+
+class NeedsEngine:
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if not super().poll(context):
+            return False
+        if session.current.engine.state is not EngineState.ON:
+            cls.poll_message_set(
+                f"The engine is {session.current.engine.state.value}; press Start Engine first"
+            )
+            return False
+        return True
+
+
+class MUSEV_OT_promote_draft(NeedsEngine, TakeOperator, bpy.types.Operator):
+    bl_idname = "musev.promote_draft"
+    bl_label = "Make Final"
+    bl_description = (
+        "Make this draft's clip in full size and with all steps, from the same noise and the same inputs. It becomes "
+        "another take"
+    )
+
+    def do(self, scene, strip):
+        job = final_job(scene, strip, self.chosen(strip))
+        session.current.submit(job)
+        size = f"{job.request.width} x {job.request.height}"
+        self.report(
+            {"INFO"}, f"{job.clip}: {size}, {job.request.num_inference_steps} steps, as {job.take.name}"
+        )
+
+
+class MUSEV_OT_reproduce(NeedsEngine, TakeOperator, bpy.types.Operator):
+    bl_idname = "musev.reproduce"
+    bl_label = "Reproduce"
+    bl_description = (
+        "Make this take once more and compare every frame: says that it is bit-equal, or which input differs. The "
+        "timeline stays as it is"
+    )
+
+    inputs: EnumProperty(name="From", description="What it is made from", items=FROM, options={"SKIP_SAVE"})
+
+    def do(self, scene, strip):
+        take = self.chosen(strip)
+        session.current.submit(reproduction(bpy.context, scene, strip, take, self.inputs))
+        self.report({"INFO"}, f"{take.name} is made again; the list of clips will say how it compares")
+
+
+class MUSEV_PT_draft(ui.Sidebar, bpy.types.Panel):
+    bl_label = "Draft"
+    bl_idname = "MUSEV_PT_draft"
+    bl_parent_id = "MUSEV_PT_clip"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return strips.shown_scene(context) is not None
+
+    def draw_header(self, context: bpy.types.Context) -> None:
+        self.layout.prop(strips.shown_scene(context).musev.draft, "use", text="")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, strips.shown_scene(context).musev
+        layout.active = settings.draft.use
+        layout.use_property_split, layout.use_property_decorate = True, False
+        layout.prop(settings.draft, "share")
+        layout.prop(settings.draft, "steps")
+        width, height = (draft.side(each, settings.draft.share) for each in (settings.width, settings.height))
+        steps = min(settings.draft.steps, settings.steps)
+        layout.label(text=f"{width} x {height}, {steps} steps")
+
+
+class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
+    bl_label = "Make Again"
+    bl_idname = "MUSEV_PT_take_again"
+    bl_parent_id = "MUSEV_PT_takes"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return stack.active(strips.shown_scene(context)) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, strip = self.layout, stack.active(strips.shown_scene(context))
+        width = ui.line_width(context)
+        try:
+            take = stack.read(strip).take(stack.shown(strip).name)
+        except takes.TakeError as problem:
+            ui.draw_text(layout, str(problem), width, "ERROR")
+            return
+        inputs = take.record.get("inputs")
+        if isinstance(inputs, dict) and isinstance(inputs.get(draft.KEY), dict):
+            whole = inputs[draft.KEY]
+            size = f"{whole.get('width')} x {whole.get('height')}, {whole.get('steps')} steps"
+            ui.draw_text(layout, f"A draft of {size}", width)
+            layout.operator("musev.promote_draft", icon="IMAGE_DATA")
+        layout.operator("musev.reproduce", icon="FILE_REFRESH").inputs = "KEPT"
+        count, size = kept.size(take.record)
+        plural = "" if count == 1 else "s"
+        ui.draw_text(layout, f"{count} input{plural} kept, {size / 1e6:.1f} MB", width)
+
+
+register, unregister = bpy.utils.register_classes_factory(
+    (MUSEV_OT_promote_draft, MUSEV_OT_reproduce, MUSEV_PT_draft, MUSEV_PT_take_again)
+)

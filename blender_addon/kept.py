@@ -1,0 +1,51 @@
+"""The inputs of a clip's takes, kept beside them: each once, by its sha256. Knows files, not `bpy`.
+
+<clip>/inputs/3f2a…, 90cc…, …     a still, a pose track, pictures: the very bytes that the engine was given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from . import takes
+from .protocol import blob_sha256
+
+INPUTS = "inputs"
+KEY = "kept"  # in `take.json`, among its inputs: their sizes in bytes, by sha256
+
+
+def keep(clip: Path, sha256: str, blob: bytes) -> None:
+    """Keeps one input, if it isn't kept already. Raises TakeError."""
+    file = clip / INPUTS / sha256
+    if not file.exists():
+        takes.make_folder(file.parent)
+        takes.write_whole(file, blob)
+
+
+def read(clip: Path, wanted: Iterable[str]) -> dict[str, bytes]:
+    """Kept inputs by their sha256. Raises TakeError for one that is missing or was changed."""
+    blobs = {}
+    for sha256 in wanted:
+        file = clip / INPUTS / sha256
+        try:
+            blobs[sha256] = file.read_bytes()
+        except OSError as error:
+            raise takes.TakeError(
+                f"An input of this take is not kept: {file} can't be read ({error.strerror or error}). Recall the "
+                "take's settings and generate from the scene."
+            ) from error
+        if blob_sha256(blobs[sha256]) != sha256:
+            raise takes.TakeError(
+                f"An input of this take was changed: {file} has another sha256. Remove that file, recall the take's "
+                "settings and generate from the scene."
+            )
+    return blobs
+
+
+def size(record: dict) -> tuple[int, int]:
+    """(number, bytes) of the inputs that a take's record says are kept."""
+    inputs = record.get("inputs")
+    kept = inputs.get(KEY) if isinstance(inputs, dict) else None
+    sizes = [n for n in kept.values() if isinstance(n, int)] if isinstance(kept, dict) else []
+    return len(sizes), sum(sizes)
