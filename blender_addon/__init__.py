@@ -9,7 +9,9 @@ def _modules() -> tuple:
     from . import (
         again,
         alignment,
+        diagnostics,
         draft,
+        licences,
         live_picture,
         models,
         operators,
@@ -33,7 +35,8 @@ def _modules() -> tuple:
     return (
         settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
         live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
-        scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, session,
+        scene_copy, views, stack_verbs, stack_panel, again, redo_verbs,
+        diagnostics, licences, session,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from . import takes
 
 MARKS = "marks.json"
+RESEARCH_ONLY = re.compile(r"(?i)research|non-?\s?commercial|(?<![a-z])nc(?![a-z])")  # in a licence's name
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Clip:
 
 def is_research_only(licence: str) -> bool:
     """Whether a licence's name says that what the model makes may not be sold."""
-    return "research" in licence.lower() or "non-commercial" in licence.lower()
+    return bool(RESEARCH_ONLY.search(licence))
 
 
 _read: dict[Path, tuple[tuple, Clip]] = {}  # by folder: what it looked like, and what was in it

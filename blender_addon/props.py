@@ -237,6 +237,8 @@ class MusevPreferences(bpy.types.AddonPreferences):
         from . import models  # which needs these settings
 
         models.draw_models(layout, context)
+        layout.separator()
+        layout.operator("musev.collect_diagnostics", icon="FILE_TEXT")
 
 
 def preferences(context: bpy.types.Context) -> MusevPreferences:

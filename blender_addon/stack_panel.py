@@ -88,6 +88,8 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         if loaded:  # the next picture with the next drawing
             bpy.app.timers.register(_draw_again, first_interval=0.0)
         self.draw_verbs(layout, clip, gone, width)
+        if any(take.research_only for take in clip.takes):
+            layout.operator("musev.licence_report", icon="TEXT")
 
     def draw_problem(self, layout, text: str, width: int) -> None:
         box = layout.box()

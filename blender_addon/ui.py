@@ -213,6 +213,8 @@ class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
                 draw_text(box, session.current.why_not_placed(job), line_width(context))
         if any(job.ended for job in jobs):
             layout.operator("musev.clear")
+        if any(job.state is JobState.FAILED for job in jobs):
+            layout.operator("musev.collect_diagnostics", icon="FILE_TEXT")
 
 
 register, unregister = bpy.utils.register_classes_factory((MUSEV_PT_engine, MUSEV_PT_clip, MUSEV_PT_jobs))
