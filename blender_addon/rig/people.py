@@ -14,7 +14,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from . import face_mesh
+from . import face_mesh, vrm
 from .camera import PoseError
 from .face_mesh import FaceMesh
 from .known_maps import BY_TITLE, KNOWN
@@ -70,7 +70,8 @@ def find(
     rig_map: RigMap | None = None,
     overrides: Mapping[str, Hook] | None = None,
 ) -> Match:
-    """The name map of an armature: the one given, the one saved with it, or the best of those known.
+    """The name map of an armature: the one given, the one saved with it, or the best of those known and of what the VRM
+    add-on's artist assigned.
 
     overrides: points set by hand, on top of those saved with the armature. Raises PoseError for an object that is no
     armature, and MapError for a saved map that can't be read.
@@ -81,13 +82,22 @@ def find(
         )
     saved_map, saved = saved_rig(armature)
     by_hand = tuple({**saved, **(overrides or {})}.items())
-    return _find(tuple(armature.data.bones.keys()), rig_map or saved_map, by_hand)
+    rig_map = rig_map or saved_map
+    assigned = None if rig_map else vrm.assigned(armature.data)
+    return _find(tuple(armature.data.bones.keys()), rig_map, assigned, by_hand)
 
 
 @lru_cache(maxsize=64)  # the panel asks at every redraw
-def _find(bones: tuple[str, ...], rig_map: RigMap | None, overrides: tuple[tuple[str, Hook], ...]) -> Match:
+def _find(
+    bones: tuple[str, ...],
+    rig_map: RigMap | None,
+    assigned: RigMap | None,
+    overrides: tuple[tuple[str, Hook], ...],
+) -> Match:
     by_hand = dict(overrides)
-    return lay(rig_map, Names(bones), by_hand) if rig_map else best(bones, KNOWN, by_hand)
+    if rig_map:
+        return lay(rig_map, Names(bones), by_hand)
+    return best(bones, (*KNOWN, assigned) if assigned else KNOWN, by_hand)
 
 
 def saved_rig(holder) -> tuple[RigMap | None, dict[str, Hook]]:
