@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from .client import ClientState, ConnectionLost, EngineClient, Event
-from .engine_process import EngineProcess, EngineStartError
+from .engine_process import EngineProcess, EngineStartError, left_running
 from .protocol import Refused, Welcome
 
 RECONNECT_S = 1.0
@@ -37,6 +37,7 @@ class EngineLink:
         self._tries_left = 0
         self._try_at = 0.0
         self._stopping: tuple[EngineProcess, float] | None = None
+        self._instead: tuple[list[str], Path] | None = None  # to be started once the engine found is gone
 
     @property
     def state(self) -> EngineState:
@@ -52,12 +53,16 @@ class EngineLink:
         return self.state is not EngineState.OFF or self._stopping is not None
 
     def start(self, command: list[str], folder: Path) -> None:
-        """Starts a local engine; `pump` then connects to it. Raises EngineStartError if the command can't be
-        run.
+        """Starts a local engine; `pump` then connects to it. Where an earlier Blender left one that still works,
+        that is taken up, and ours started when it has ended. Raises EngineStartError if the command can't be run.
         """
         self.stop()
         self.problem = ""
-        self.process = EngineProcess(command, folder)
+        if (left := left_running(folder)) is not None:
+            self.connect(*left)
+            self._instead = (command, folder)
+        else:
+            self.process = EngineProcess(command, folder)
 
     def connect(self, url: str, token: str) -> None:
         """Connects to an engine that runs. Raises ProtocolError if `url` is none."""
@@ -68,7 +73,7 @@ class EngineLink:
     def stop(self) -> None:
         """Ends the engine that was started here, or leaves the one that was found."""
         self.client.close()
-        self._address = None
+        self._address = self._instead = None
         if self.process is not None:
             self.process.stop()
             self._stopping = (self.process, time.monotonic() + STOP_S)
@@ -111,4 +116,14 @@ class EngineLink:
         if ended and (tail := self.process.log_tail()):
             self.problem += f" Its log {self.process.log_path} ends: {tail[-600:]}"
         if ended or not self._tries_left or lost.problem.code in FINAL:
+            instead = self._instead
             self.stop()
+            if instead is not None:
+                self._start_instead(*instead)
+
+    def _start_instead(self, command: list[str], folder: Path) -> None:
+        self.problem = ""
+        try:
+            self.process = EngineProcess(command, folder)
+        except EngineStartError as error:
+            self.problem = str(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from .protocol import Greeting, Problem, ProtocolError, Refused
 
 TOKEN_VARIABLE = "MUSEV_TOKEN"
 LOG_TAIL_BYTES = 2000
+RUNNING = "engine.running"  # where an engine listens, and its token: for a Blender that comes after this one
 # Blender's own Python must not leak into another one.
 FOREIGN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONEXECUTABLE")
 
@@ -32,6 +34,17 @@ class EngineStartError(Exception):
         self.problem = problem
 
 
+def left_running(folder: Path) -> tuple[str, str] | None:
+    """Url and token of an engine that an earlier Blender started and did not stop; whether it still runs, connecting
+    tells. None where none was left, and for a file that no engine's start wrote."""
+    try:
+        told = json.loads((folder / RUNNING).read_text(encoding="utf-8"))
+        url, token = str(told["url"]), str(told["token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (url, token) if re.fullmatch(r"ws://127\.0\.0\.1:\d{1,5}", url) else None
+
+
 class EngineProcess:
     """command: the argument list that serves, say ["musev", "serve"]. folder: where its
     greeting and log are kept; made if need be. Raises EngineStartError if the command can't be run."""
@@ -41,6 +54,7 @@ class EngineProcess:
         self.greeting: Greeting | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path, self._greeting_path = folder / "engine.log", folder / "engine.greeting"
+        self._running_path = folder / RUNNING
         environment = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
         environment |= {TOKEN_VARIABLE: self.token, "PYTHONUNBUFFERED": "1"}
         no_window = {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {}
@@ -80,6 +94,7 @@ class EngineProcess:
             line, complete, _ = self._greeting_path.read_bytes()[: protocol.MAX_JSON_BYTES].partition(b"\n")
             if complete:
                 self.greeting = self._parse(line)
+                self._tell_where()
             elif ended:
                 raise self._failed(
                     "engine_not_started",
@@ -97,6 +112,7 @@ class EngineProcess:
 
     def stop(self) -> None:
         """Ask it to end; `alive` tells when it has."""
+        self._running_path.unlink(missing_ok=True)
         if self.alive:
             self._child.terminate()
 
@@ -104,6 +120,13 @@ class EngineProcess:
         """End it at once; its worker ends with it."""
         if self.alive:
             self._child.kill()
+
+    def _tell_where(self) -> None:
+        """Writes RUNNING, for its user's eyes alone."""
+        self._running_path.unlink(missing_ok=True)
+        number = os.open(self._running_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(number, "w", encoding="utf-8") as file:
+            json.dump({"url": self.greeting.url, "token": self.token}, file)
 
     def _parse(self, line: bytes) -> Greeting:
         try:

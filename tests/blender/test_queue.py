@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 
@@ -259,6 +260,39 @@ def test_the_newest_preview_is_shown_and_let_go(engine, rain):
     bpy.ops.musev.cancel(job=job.id)
     draw(ui.MUSEV_PT_jobs)
     assert job.preview is None and not shown.exists() and live_picture.held() == 0
+
+
+def test_the_next_blender_takes_up_the_engine_that_works_on_and_then_starts_its_own(
+    engine, rain, monkeypatch
+):
+    from bl_ext.user_default.musev import engine_link
+
+    monkeypatch.setattr(engine_link, "RECONNECT_S", 0.01)
+    host = engine()
+    running = host.engine.process
+    file = running.log_path.with_name("engine.running")
+    assert os.name == "nt" or file.stat().st_mode & 0o777 == 0o600
+    guest = session.Session()
+    session.current = guest
+    try:
+        bpy.ops.musev.engine_start()
+        pump(lambda: guest.engine.state is EngineState.ON)
+        assert guest.engine.process is None and guest.engine.client.url == host.engine.client.url
+        running.kill()  # its file stays, as after a crash
+        pump(lambda: guest.engine.process is not None and guest.engine.state is EngineState.ON)
+        assert (
+            guest.engine.client.url != running.greeting.url and finish(generate(guest)).state is JobState.DONE
+        )
+        guest.stop_engine()
+        assert not file.exists()
+        pump(lambda: not guest.engine.busy)
+        file.write_text('{"url": "ws://192.0.2.7:80", "token": "x"}')  # not an engine's own
+        guest.engine.start(list(running.command), file.parent)
+        assert guest.engine.process is not None
+        guest.stop_engine()
+        pump(lambda: not guest.engine.busy)
+    finally:
+        session.current = host
 
 
 # --- found again ----------------------------------------------------------------------------------
