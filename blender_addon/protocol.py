@@ -146,8 +146,9 @@ class ClipRequest(Record):
     blobs of `Pictures`, one picture for each generated frame. source_strength: 0 keeps the source, 1 next to nothing
     of it. posealign: 'auto' brings the poses to the figure of the still.
 
-    pins: frames that are given, at most one for each. A pin at frame 0 is that frame also where a still is animated;
-    the still then says how things look.
+    shared_seed: the seed of the noise that all frames share, where it is not `seed`: frames made anew look like those
+    of the clip around them. pins: frames that are given, at most one for each. A pin at frame 0 is that frame also
+    where a still is animated; the still then says how things look.
 
     context_frames, context_overlap: length of a parallel-denoise window and how many frames neighbours share.
     context_schedule: how the windows are laid; predictor: what predicts the noise; names from `Menus`.
@@ -172,6 +173,7 @@ class ClipRequest(Record):
     num_inference_steps: int = limited(10, low=1, high=200)
     guidance_scale: float = limited(1.0, low=1.0, high=30.0)
     seed: int = limited(0, low=0, high=2**31 - 1)
+    shared_seed: int | None = limited(None, low=0, high=2**31 - 1)
     still: str | None = limited(None, pattern=SHA256)
     poses: str | None = limited(None, pattern=SHA256)
     posealign: str = limited("off", choices=("off", "auto"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from fractions import Fraction
 
@@ -40,7 +41,8 @@ class RedoOperator:
     """Hands the session a part of a clip. Without a seed of its own it takes the take's, so that it looks alike."""
 
     new_seed: BoolProperty(
-        name="New Seed", description="Draw other noise, for another picture; off: the seed that the take has",
+        name="New Seed",
+        description="Draw other noise for each new frame; what all frames share stays, so that they look alike",
     )  # fmt: skip
 
     @classmethod
@@ -62,17 +64,21 @@ class RedoOperator:
             return False
         return True
 
-    def seed(self, scene: bpy.types.Scene, strip) -> int:
-        if self.new_seed:
-            return random.randrange(2**31)
+    def seeds(self, scene: bpy.types.Scene, strip) -> tuple[int, int | None]:
+        """The seed, and that of the noise which the frames share with those around them."""
         take = stack.read(strip).take(stack.shown(strip).name) if stack.is_ours(strip) else None
-        return scene.musev.seed if take is None or take.seed is None else take.seed
+        own = scene.musev.seed if take is None or take.seed is None else take.seed
+        shared = take.request.get("shared_seed") if take is not None else None
+        if not self.new_seed:
+            return own, shared
+        return random.randrange(2**31), own if shared is None else shared
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = strips.shown_scene(context)
         try:
-            part, seed = self.part(context, scene)
+            part, (seed, shared_seed) = self.part(context, scene)
             job = gather.clip_job(context, seed=seed, folder=part.folder, part=part)
+            job.request = dataclasses.replace(job.request, shared_seed=shared_seed)
         except gather.REFUSALS as error:
             return refuse(self, error)
         job.clip, job.start = part.clip, part.start
@@ -108,7 +114,7 @@ class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
         strip = stack.active(scene)
         check_size(scene.musev, strip)
         part = redo.redo_range(strip, self.frame_start, self.frame_end, around(scene))
-        return part, self.seed(scene, strip)
+        return part, self.seeds(scene, strip)
 
 
 class MUSEV_OT_extend(RedoOperator, bpy.types.Operator):
@@ -129,7 +135,7 @@ class MUSEV_OT_extend(RedoOperator, bpy.types.Operator):
         strip = stack.active(scene)
         check_size(scene.musev, strip)
         part = redo.extend(scene, strip, self.frames, self.direction == "BEFORE", around(scene))
-        return part, self.seed(scene, strip)
+        return part, self.seeds(scene, strip)
 
 
 class MUSEV_OT_bridge(RedoOperator, bpy.types.Operator):
@@ -155,7 +161,7 @@ class MUSEV_OT_bridge(RedoOperator, bpy.types.Operator):
     def part(self, context, scene):
         one, other = sorted(self.ends(scene), key=lambda strip: strips.span(strip)[0])
         root = gather.takes_root(preferences(context))
-        return redo.bridge(scene, one, other, root, around(scene)), self.seed(scene, one)
+        return redo.bridge(scene, one, other, root, around(scene)), self.seeds(scene, one)
 
 
 class MUSEV_PT_redo(ui.Sidebar, bpy.types.Panel):

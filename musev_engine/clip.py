@@ -132,9 +132,9 @@ class Clip:
       context_*: see `windows`; context_batch_size: windows predicted in one call. overlap_weights: how they meet.
     Noise and motion
       noise_type, w_ind_noise: see `sampling.draw_noise`; initial_common_latent: float (c, height / 8, width / 8), the
-      frames' shared noise. noise_width, noise_height: the size in pixels that the noise is drawn for, the clip's own
-      (None) or larger: clips of two sizes begin alike where this is the same. img_weight: how far the noise leans to
-      the condition frames, 0 for not at all.
+      frames' shared noise; shared_seed: the seed of a clip whose shared noise it is. noise_width, noise_height: the
+      size in pixels that the noise is drawn for, the clip's own (None) or larger: clips of two sizes begin alike where
+      this is the same. img_weight: how far the noise leans to the condition frames, 0 for not at all.
       motion_speed: MuseV's sample rate of frames. skip_temporal: each frame for itself.
     need_hist_match: all frames get the colours of frame 0. predictor: "musev", or a plug-in's. compat="musev":
     MuseV's accidents too, see `shots`.
@@ -153,6 +153,7 @@ class Clip:
     guidance_scale_end: float | None = None
     guidance_method: str = "linear"
     seed: int = 0
+    shared_seed: int | None = None
     scheduler: str = "model"
     eta: float = 0.0
 
@@ -207,8 +208,9 @@ class Clip:
             self,
             ("width", 8, MAX_SIZE), ("height", 8, MAX_SIZE), ("num_frames", 1, MAX_FRAMES),
             ("num_inference_steps", 1, MAX_STEPS), ("guidance_scale", 0, 100), ("guidance_scale_end", 0, 100),
-            ("seed", 0, 2**63 - 1), ("eta", 0, 1), ("ip_adapter_scale", 0, 10), ("face_scale", 0, 10),
-            ("control_scale", 0, 10), ("video_strength", 0, 1), ("n_vision_condition", 0, MAX_FRAMES),
+            ("seed", 0, 2**63 - 1), ("shared_seed", 0, 2**63 - 1), ("eta", 0, 1), ("ip_adapter_scale", 0, 10),
+            ("face_scale", 0, 10), ("control_scale", 0, 10), ("video_strength", 0, 1),
+            ("n_vision_condition", 0, MAX_FRAMES),
             ("context_frames", 1, MAX_FRAMES), ("context_overlap", 0, self.context_frames - 1),
             ("context_stride", 1, MAX_FRAMES), ("context_batch_size", 1, MAX_FRAMES), ("w_ind_noise", 0, 1),
             ("img_weight", 0, 1), ("motion_speed", 0, 1000),

@@ -199,11 +199,16 @@ def _denoise(
         if not len(timesteps):
             return start
     shape = (1, models.vae.config.latent_channels, len(free), clip.height // 8, clip.width // 8)
-    common = clip.initial_common_latent
-    common = None if common is None else torch.from_numpy(common).float()[None, :, None]
+    drawn_at = ((clip.noise_height or clip.height) // 8, (clip.noise_width or clip.width) // 8)
+    common = None
+    if clip.initial_common_latent is not None:
+        common = torch.from_numpy(clip.initial_common_latent).float()[None, :, None]
+    elif clip.shared_seed is not None:
+        seeded = torch.Generator().manual_seed(clip.shared_seed)
+        common = draw_noise((*shape[:2], 1, *shape[3:]), seeded, drawn_at=drawn_at)
     noise = draw_noise(
         shape, generator, noise_type=clip.noise_type, w_ind_noise=clip.w_ind_noise, common=common,
-        drawn_at=((clip.noise_height or clip.height) // 8, (clip.noise_width or clip.width) // 8),
+        drawn_at=drawn_at,
     ).to(models.device)  # fmt: skip
     if conditions.condition_latents is not None and start is None:
         noise = lean_noise(noise, conditions.condition_latents, clip.img_weight)

@@ -78,6 +78,17 @@ def test_the_same_clip_twice_and_another_seed(models):
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
+def test_a_clip_may_share_the_noise_of_another_seed(models):
+    def begun(**changes):
+        with Samples(models) as samples:
+            pictures(asked(6, "still", num_inference_steps=1, **changes), models)
+        return samples[0][:, :, 1:]  # noise alone, after the still
+
+    one, same = begun(seed=3, w_ind_noise=0.0), begun(seed=4, shared_seed=3, w_ind_noise=0.0)
+    assert torch.equal(one, same) and not torch.equal(one, begun(seed=4, w_ind_noise=0.0))
+    assert not torch.equal(begun(seed=4, shared_seed=3), begun(seed=5, shared_seed=3))  # each frame's own
+
+
 def test_a_still_that_is_animated_is_frame_zero(models):
     made = pictures(asked(4, "still"), models)
     latents = frames.encode(models.vae, frames.fit_still(STILL, SIZE, SIZE)[None])

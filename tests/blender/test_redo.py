@@ -82,6 +82,7 @@ def test_a_range_at_the_ends_has_neighbours_on_one_side_or_none(made, first, las
     before = contents(stack.shown(strip))
     bpy.ops.musev.redo_range(frame_start=first, frame_end=last, new_seed=True)
     asked = current.jobs[-1].request
+    assert (asked.shared_seed, asked.seed == 0) == (0, False)  # what frames share is still the take's
     after = contents(ended(current).take)
     expected = (min(4, first - 5), min(4, 34 - last))
     assert len(asked.pins) == sum(expected) and asked.num_frames == last - first + 1 + sum(expected)
