@@ -270,9 +270,11 @@ def draw_match(
     for mesh, count in by_mesh.items():
         draw_text(layout, f"Face: {count} points from mesh {mesh}", width, "MESH_DATA")
     if match.face_approximated and sum(by_mesh.values()) < len(FACE):
-        said = "The rest of the face: an average one, fitted to these points"
-        none = "No face bones: an average face is put on the head"
-        draw_text(layout, said if by_mesh else none, width, "INFO")
+        some = by_mesh or any(point in match.hooks for point in FACE)
+        rest = "The rest of the face: an average one, fitted to the points that are known"
+        draw_text(
+            layout, rest if some else "No face bones: an average face is put on the head", width, "INFO"
+        )
     if match.lost:
         draw_text(layout, f"Set by hand, but the bone is gone: {maps.told(match.lost)}", width, "ERROR")
 

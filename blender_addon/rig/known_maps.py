@@ -158,7 +158,7 @@ VRM = _map(
         "shoulder": "{s}UpperArm", "elbow": "{s}LowerArm", "wrist": "{s}Hand",
         "hip": "{s}UpperLeg", "knee": "{s}LowerLeg", "ankle": "{s}Foot", "toe": "{s}Toes", "eye": "{s}Eye",
     } | _vrm_fingers(),
-    {"head": "head"}, marks=("hips", "chest"), head_has_length=False,
+    {"head": "head", "jaw": "jaw"}, marks=("hips", "chest"), head_has_length=False,
 )  # fmt: skip
 
 # Carnegie Mellon's motions as BVH (B. Hahne's conversion, cgspeed.com; the joints in the files themselves). A hand has
@@ -191,7 +191,8 @@ BVH_JOINTS = _map(
 
 # Auto-Rig Pro's control rig, where arm.l and thigh.l follow both IK and FK, and its exported rig, which has the
 # _stretch bones alone and c_ before every finger bone (docs: lucky3d.fr/auto-rig-pro/doc; names as games' and tools'
-# public sources list them).
+# public sources list them). Of its face the jaw is taken: sources (MustardUI's, for one) name the controls of lips,
+# lids and brows (c_lips_smile.l, c_eyebrow_03.l), but not which end of theirs lies on the skin.
 AUTO_RIG_PRO = _map(
     "Auto-Rig Pro", ("l", "r"),
     {
@@ -208,11 +209,12 @@ AUTO_RIG_PRO = _map(
         for finger, name in zip(FINGERS, ("thumb", "index", "middle", "ring", "pinky"), strict=True)
         for joint in (1, 2, 3, 4)
     },
-    {"head": ("head.x", "c_head.x")}, marks=("root.x", "spine_01.x", "neck.x"),
+    {"head": ("head.x", "c_head.x"), "jaw": ("jawbone.x", "c_jawbone.x")}, marks=("root.x", "spine_01.x", "neck.x"),
 )  # fmt: skip
 
 # MPFB's and MakeHuman's default rig (makehumancommunity/mpfb2, rig.default.json; VRM-Addon-for-Blender,
-# mpfb_mapping.py). Fingers are numbered from the thumb.
+# mpfb_mapping.py). Fingers are numbered from the thumb. Its bones of lips and brows are named after muscles (oris03.L,
+# levator05.L), and are left alone; the jaw's is not in doubt.
 MPFB = _map(
     "MPFB / MakeHuman", ("L", "R"),
     {
@@ -220,18 +222,29 @@ MPFB = _map(
         "hip": "upperleg01.{s}", "knee": "lowerleg01.{s}", "ankle": "foot.{s}", "toe": "toe1-1.{s}",
         "eye": "eye.{s}",
     } | _fingers("finger{f}-{n}.{s}", "12345", "123"),
-    {"head": "head"}, marks=("root", "spine05", "neck01"),
+    {"head": "head", "jaw": "jaw"}, marks=("root", "spine05", "neck01"),
 )  # fmt: skip
 
 # Poser and DAZ figures (Genesis 1 to 8), and the "DAZ-friendly" files of CMU's motions (names as in the DAZ importer's
 # and other public retargeting tables). Genesis 3 and 8 split the upper bones: the Bend part starts at the joint.
+# Their face bones start on the skin where an average face has these points, within a centimetre (a Genesis 8 figure's
+# joints in centimetres, as a public DAZ Studio to Maya script lists them: mouth corner 3.3 out and 6.9 below the
+# pupils, upper lip's middle 6.1 below, nose 3.75). The lids' bones start in the eyeball, the chin's inside the chin:
+# their other ends are an importer's choice, so they are left alone.
+_DAZ_FACE = {
+    "left_brow_1": "{s}BrowInner", "left_brow_3": "{s}BrowMid", "left_brow_5": "{s}BrowOuter",
+    "nose_bridge_4": "Nose", "nose": "Nose",
+    "outer_lips_4": "LipUpperMiddle", "outer_lips_5": "{s}LipUpperInner", "outer_lips_6": "{s}LipUpperOuter",
+    "outer_lips_7": "{s}LipCorner", "outer_lips_8": "{s}LipLowerOuter", "outer_lips_9": "{s}LipLowerInner",
+    "outer_lips_10": "LipLowerMiddle",
+}  # fmt: skip
 DAZ = _map(
     "DAZ / Poser", ("l", "r"),
     {
         "shoulder": ("{s}ShldrBend", "{s}Shldr"), "elbow": ("{s}ForearmBend", "{s}ForeArm"), "wrist": "{s}Hand",
         "hip": ("{s}ThighBend", "{s}Thigh"), "knee": "{s}Shin", "ankle": "{s}Foot", "toe": "{s}Toe", "eye": "{s}Eye",
     } | _fingers("{s}{f}{n}", ("Thumb", "Index", "Mid", "Ring", "Pinky"), "123"),
-    {"head": "head"}, marks=("hip", "lCollar", "rCollar"),
+    {"head": "head", "jaw": "lowerJaw"}, _DAZ_FACE, marks=("hip", "lCollar", "rCollar"),
 )  # fmt: skip
 
 # 3ds Max's Biped (VRM-Addon-for-Blender, biped_mapping.py); a hand's fingers are 0 to 4, their bones "", 1 and 2.

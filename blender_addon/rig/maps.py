@@ -23,8 +23,9 @@ FINGER_POINTS = tuple(
     f"{side}_{finger}_{joint}" for side in ("left", "right") for finger in FINGERS for joint in (1, 2, 3, 4)
 )
 FACE_POINTS = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
-# Not points, but places that tell how a figure stands: what carries the face, its top, and where the feet point to.
-LANDMARKS = ("head", "crown", "left_toe", "right_toe")
+# Not points, but places that tell how a figure stands: what carries the face, its top, what carries the chin and the
+# lower lip, and where the feet point to.
+LANDMARKS = ("head", "crown", "jaw", "left_toe", "right_toe")
 MAPPABLE = tuple(name for name in NAMES if name not in DERIVED or name == "neck") + LANDMARKS
 # Shares of the score: a wrong arm costs more than a missing finger.
 SHARES = {"body": 0.8, "fingers": 0.12, "face": 0.04, "marks": 0.04}

@@ -10,6 +10,12 @@ from . import face
 from .maps import FINGER_POINTS, Hook
 from .skeleton import DERIVED, FACE, mirrored
 
+# What the lower jaw carries along.
+ON_JAW = frozenset((
+    *(f"jaw_{number}" for number in range(4, 15)),
+    *(f"outer_lips_{number}" for number in range(8, 13)), *(f"inner_lips_{number}" for number in (6, 7, 8)),
+))  # fmt: skip
+
 
 class Rest:
     """An armature at rest, with a map laid on it."""
@@ -119,7 +125,17 @@ class Rest:
         seen = {point: (self.at(point) - head) @ axes.T for point in FACE if point in self.hooks}
         for point, place in zip(FACE, face.drawn(face.fitted(places), seen), strict=True):
             if point not in self.hooks:
-                self.hang(point, bone, head + place @ axes)
+                self.hang(point, self._carrier(point, seen), head + place @ axes)
+
+    def _carrier(self, point: str, seen: Mapping[str, np.ndarray]) -> str:
+        """The bone that a point of the face without one moves with: the jaw's, that of the same brow's nearest point
+        of those seen, or the head's."""
+        if point in ON_JAW and "jaw" in self.hooks:
+            return self.hooks["jaw"].bone
+        curve, _, number = point.rpartition("_")
+        same = [other for other in seen if curve.endswith("brow") and other.startswith(curve)]
+        nearest = min(same, key=lambda other: abs(int(other[-1]) - int(number)), default="head")
+        return self.hooks[nearest].bone
 
     def _inner_lips(self) -> None:
         """Where the lips have bones, the inner rim moves with the outer one, a third of the way in."""

@@ -221,3 +221,94 @@ def test_the_panel_counts_points_of_groups_that_have_vertices(empty_scene):
 def test_face_groups_are_refused_without_a_mesh(empty_scene):
     bpy.context.view_layer.objects.active = figure(rigs.UNREAL)
     assert not bpy.ops.musev.character_face_groups.poll()
+
+
+# --- bones of some of the face --------------------------------------------------------------------
+
+
+def add_bones(rig, places: dict[str, tuple]) -> None:
+    """More bones on the head: name -> head in metres of the figure; their tails mean nothing."""
+    bpy.context.view_layer.objects.active = rig
+    bpy.ops.object.mode_set(mode="EDIT")
+    for name, place in places.items():
+        bone = rig.data.edit_bones.new(name)
+        bone.head, bone.tail = place, (place[0] + 0.004, place[1] + 0.01, place[2] + 0.003)
+        bone.parent = (
+            rig.data.edit_bones["head"] if "head" in rig.data.edit_bones else rig.data.edit_bones["head.x"]
+        )
+    bpy.ops.object.mode_set(mode="OBJECT")
+
+
+JAWS = {
+    "mpfb": (rigs.MPFB, "jaw"), "auto-rig pro": (rigs.ARP_CONTROL, "jawbone.x"),
+    "exported": (rigs.ARP_EXPORTED, "c_jawbone.x"), "daz": (rigs.GENESIS_8, "lowerJaw"), "vrm": (rigs.VRM1, "jaw"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("naming", "jaw"), JAWS.values(), ids=JAWS)
+def test_chin_and_lower_lip_move_with_the_jaw(empty_scene, naming, jaw):
+    rig = figure(naming, face=True)
+    still = people.resolve(rig)
+    camera()
+    before = read(empty_scene, [still])[0, 0]
+    if jaw not in rig.data.bones:
+        add_bones(rig, {jaw: (0.0, -0.02, 1.64)})
+    person = people.resolve(rig)
+    assert read(empty_scene, [person])[0, 0] == pytest.approx(before, abs=0.01)  # shut, it is the same face
+    rig.pose.bones[jaw].location.y = 0.03
+    bpy.context.view_layer.update()
+    after = read(empty_scene, [person])[0, 0]
+    moved = {FACE[n] for n in np.flatnonzero(np.abs(after - before)[FIRST:].max(axis=1) > 0.5)}
+    jaw_line = {f"jaw_{number}" for number in range(4, 15)}
+    lower_lip = {f"outer_lips_{n}" for n in range(8, 13)} | {f"inner_lips_{n}" for n in (6, 7, 8)}
+    assert moved == jaw_line | lower_lip
+
+
+def test_daz_brows_and_lips_have_their_bones(empty_scene):
+    # Where a Genesis 8 figure has them, put on the tests' figure: metres from the middle between the eyeballs.
+    left = {
+        "{s}BrowInner": (19.5, 17.8, -25.5), "{s}BrowMid": (38.6, 20.5, -23.0), "{s}BrowOuter": (54.7, 14.5, -10.5),
+        "{s}LipCorner": (32.6, -69.1, -11.3), "{s}LipUpperInner": (10.9, -63.8, -26.3),
+        "{s}LipUpperOuter": (21.0, -65.6, -23.3), "{s}LipLowerInner": (10.9, -76.8, -22.0),
+        "{s}LipLowerOuter": (21.3, -75.0, -19.3),
+    }  # fmt: skip
+    middle = {"LipUpperMiddle": (0, -61, -30), "LipLowerMiddle": (0, -79, -25), "Nose": (0, -37.5, -41.5)}
+    at = {
+        name.format(s=side): (sign * x, y, z)
+        for name, (x, y, z) in left.items()
+        for side, sign in (("l", 1), ("r", -1))
+    } | middle
+    rig = figure(rigs.GENESIS_8, face=True)
+    camera()
+    eye = rigs.EYE
+    add_bones(rig, {name: (x / 1000, eye[1] + z / 1000, eye[2] + y / 1000) for name, (x, y, z) in at.items()})
+    wave(rig, range(1, 12), every=5)
+    person = people.resolve(rig)
+    points = read(empty_scene, [person], (8,))[0, 0]
+    empty_scene.frame_set(8)
+    posed = rig.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    expected = {
+        "left_brow_1": "lBrowInner", "left_brow_5": "lBrowOuter", "right_brow_5": "rBrowInner",
+        "right_brow_3": "rBrowMid", "outer_lips_1": "rLipCorner", "outer_lips_7": "lLipCorner",
+        "outer_lips_4": "LipUpperMiddle", "outer_lips_10": "LipLowerMiddle", "outer_lips_8": "lLipLowerOuter",
+        "outer_lips_11": "rLipLowerInner", "nose_bridge_4": "Nose", "nose": "Nose",
+    }  # fmt: skip
+    for point, bone in expected.items():
+        place = posed.matrix_world @ posed.pose.bones[bone].head
+        seen = world_to_camera_view(empty_scene, empty_scene.camera, place)
+        assert points[INDEX[point], :2] == pytest.approx(
+            (seen.x * SIZE[0], (1 - seen.y) * SIZE[1]), abs=0.05
+        ), point
+    # At rest the whole is a face: no curve doubles back.
+    rig.animation_data_clear()
+    for bone in rig.pose.bones:
+        bone.matrix_basis.identity()
+    rig.matrix_world.identity()
+    bpy.context.view_layer.update()
+    face_points = read(empty_scene, [people.resolve(rig)])[0, 0, FIRST:, :2]
+    by_name = dict(zip(FACE, face_points, strict=True))
+    brows = [f"{side}_brow_{n}" for side in ("right", "left") for n in range(1, 6)]
+    assert (np.diff([by_name[name][0] for name in brows]) > 0).all()
+    assert (np.diff([by_name[f"jaw_{n}"][0] for n in range(1, 18)]) > 0).all()
+    assert by_name["nose_base_3"][1] < by_name["outer_lips_4"][1] < by_name["inner_lips_3"][1]
+    assert by_name["inner_lips_7"][1] < by_name["outer_lips_10"][1] < by_name["jaw_9"][1]
