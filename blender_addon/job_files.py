@@ -11,7 +11,7 @@ from pathlib import Path
 
 import bpy
 
-from . import protocol, takes
+from . import protocol, splice, takes
 from .jobs import Job, JobState
 from .protocol import ProtocolError
 
@@ -52,10 +52,12 @@ def _job(take: Path, record: dict, owner: str, blend_file: str) -> Job | None:
         return None
     request = protocol.request_from_json(json.dumps(record["request"]))
     have = {k for k in range(request.frames_out) if takes.frame_file(take, k).exists()}
-    whole = len(have) == request.frames_out and (take / takes.SIDECAR).exists()  # all but placed
+    about = dict(record["about"])
+    there = (takes.frame_file(take, k) for k in range(splice.num_frames(about, request.frames_out)))
+    whole = (take / takes.SIDECAR).exists() and all(file.exists() for file in there)  # all but placed
     return Job(
         id=str(record["job"]), clip=str(record["clip"]), scene=str(record["scene"]),
-        start=int(record["frame_start"]), take=take, request=request, blobs={}, about=dict(record["about"]),
+        start=int(record["frame_start"]), take=take, request=request, blobs={}, about=about,
         owner=str(record["owner"]), blend_file=blend_file, accepted=True, have=have,
         state=JobState.READY if whole else JobState.HELD, phase="place" if whole else "queue",
     )  # fmt: skip

@@ -73,5 +73,7 @@ def join(take: Path, about: dict) -> None:
     takes.make_folder(whole)
     for frame, file in enumerate(splice.files(take, take.parent)):
         takes.link(file, takes.frame_file(whole, frame))
+    if (job := take / takes.JOB).exists():  # until the take is placed
+        takes.link(job, whole / takes.JOB)
     takes.discard(take)
     takes.move(whole, take)
