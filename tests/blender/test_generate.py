@@ -213,7 +213,7 @@ def test_cancel_while_poses_are_read(engine, shot):
     current = engine()
     bpy.context.scene.frame_end = 4000
     job = generate(current)
-    current.tick()
+    pump(lambda: job.captures[0].done)
     assert job.state is JobState.CAPTURING and 0 < job.captures[0].done < 3996
     bpy.ops.musev.cancel(job=job.id)
     assert job.state is JobState.CANCELLED and not job.take.exists()
