@@ -8,6 +8,8 @@ al., ANSUR, 1989). It is stretched so that its pupils, nose tip and ears meet th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .skeleton import FACE, INDEX, MIRROR
@@ -82,21 +84,30 @@ def fitted(places: dict[str, np.ndarray]) -> np.ndarray:
     ], axis=1)  # fmt: skip
 
 
+# The fitted face lies right here, and so holds its surroundings in place.
+FIXED = ("right_pupil", "left_pupil", "nose_bridge_4")
+
+
+def pulls(places: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
+    """(70, anchors): how much of each anchor's move every point of a face (70, 3) makes too, by one over the fourth
+    power of their distance; a row sums to 1, and an anchor's own row is its own move."""
+    rows = [INDEX[point] - INDEX[FACE[0]] for point in anchors]
+    apart = np.linalg.norm(places[:, None] - places[rows][None], axis=-1)
+    near = 1.0 / np.maximum(apart, 1e-6 * apart.max()) ** 4
+    return near / near.sum(axis=1, keepdims=True)
+
+
 def drawn(places: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
     """The fitted face (70, 3), drawn to the points of it that are known, each (3,): those lie where they are, and the
-    others move with the nearest ones, by one over the square of the distance. Pupils and nose tip, to which the face is
-    fitted, hold their surroundings in place, and without other points it stays as it is, to the bit."""
-    fixed = ("right_pupil", "left_pupil", "nose_bridge_4")
-    if not known.keys() - set(fixed):
+    others move with the nearest ones, but for FIXED points' surroundings. Without points other than those it stays as
+    it is, to the bit."""
+    if not known.keys() - set(FIXED):
         return places
     first = INDEX[FACE[0]]
-    anchors = dict.fromkeys(fixed, np.zeros(3)) | {
+    moves = dict.fromkeys(FIXED, np.zeros(3)) | {
         point: place - places[INDEX[point] - first] for point, place in known.items()
     }
-    rows, moves = [INDEX[point] - first for point in anchors], np.array(list(anchors.values()))
-    apart = np.linalg.norm(places[:, None] - places[rows][None], axis=-1)
-    near = 1.0 / np.maximum(apart, 1e-6 * apart.max()) ** 2
-    return places + near / near.sum(axis=1, keepdims=True) @ moves
+    return places + pulls(places, tuple(moves)) @ np.array(list(moves.values()))
 
 
 def on_head(size: float, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from mathutils import Matrix
 
 from . import face_mesh, vrm
 from .camera import PoseError
+from .face import FIXED, pulls
 from .face_mesh import FaceMesh
 from .known_maps import BY_TITLE, KNOWN
 from .maps import FINGER_POINTS, Hook, Match, Names, RigMap, best, from_json, lay, told
@@ -44,7 +45,8 @@ class Person:
     title of the name map, score: how much of the rig it explains; missing: points without a bone, left out.
     face_approximated: most of the face lies where an average one would. swapped: the rig names its sides the other way
     round, seen by where its feet point to. faces: meshes whose vertex groups give points; what one does not give at a
-    frame hangs on the bone as `rows` and `offsets` say.
+    frame hangs on the bone as `rows` and `offsets` say. follow: of each point of the face (70), how much it makes of
+    the moves of `given`, the mesh's points of the face, on top of its bone's.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Person:
     face_approximated: bool = False
     swapped: bool = False
     faces: tuple[FaceMesh, ...] = ()
+    given: tuple[int, ...] = ()
+    follow: np.ndarray | None = None
 
 
 # --- where a person's points hang -----------------------------------------------------------------
@@ -142,7 +146,10 @@ def resolve(
         for point, place in face.places.items():
             rig.hang(point, carrier.bone, place)
     faceless = sum(point in rig.hooks for point in FACE) < len(FACE) / 2
+    on_bones = frozenset(rig.hooks)
     rig.put_face(match.map.head_has_length)
+    given = tuple(point for face in faces for point in face.groups if point in FACE)
+    follow = _follow(rig, given, on_bones) if given else None
     used = tuple(dict.fromkeys(hook.bone for hook in rig.hooks.values()))
     rows, offsets = np.zeros(len(NAMES), int), np.zeros((len(NAMES), 4))
     for point, hook in rig.hooks.items():
@@ -155,7 +162,22 @@ def resolve(
         bones=used, rows=rows, offsets=offsets, map=match.map.title, score=match.score,
         missing=tuple(point for point in match.missing if point not in rig.hooks),
         face_approximated=faceless if faces else match.face_approximated, swapped=swapped, faces=tuple(faces),
+        given=tuple(INDEX[point] for point in given), follow=follow,
     )  # fmt: skip
+
+
+def _follow(rig: Rest, given: tuple[str, ...], on_bones: frozenset[str]) -> np.ndarray | None:
+    """(70, given): how the points of a face that have neither bone nor group move with those that have a group."""
+    places = [rig.at(point) for point in FACE]
+    if any(place is None for place in places):  # no head, so no average face
+        return None
+    anchors = (*given, *(point for point in FIXED if point not in given))
+    shares = pulls(np.array(places), anchors)[:, : len(given)]
+    jaw = rig.hooks["jaw"].bone if "jaw" in rig.hooks else None
+    for row, point in enumerate(FACE):
+        if point in on_bones or rig.hooks[point].bone == jaw:
+            shares[row] = 0.0
+    return shares
 
 
 def caution(person: Person) -> str | None:

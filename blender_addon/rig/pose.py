@@ -19,7 +19,7 @@ from .camera import Cut, PoseError, Sight, cut, look, numbers, picture_matrices,
 from .face_mesh import Reader
 from .occlusion import Occlusion
 from .people import Person, armature_of, evaluated, evaluated_armature, placements
-from .skeleton import MIRROR, NECK, SHOULDERS
+from .skeleton import MIRROR, NECK, PARTS, SHOULDERS
 
 # Of the time given; the rest is for the arithmetic, and for frames that are slower than those before.
 PART_OF_TICK = 0.7
@@ -80,9 +80,8 @@ class Sampler:
             self.people, self.rows, self.matrices, self.worlds, self.faces, strict=True
         ):
             local = _in_armature(np.array(matrices).reshape(len(matrices), -1, 4, 4), rows, person.offsets)
-            for reader, read in faces:
-                given = np.array(read)
-                local[:, reader.rows] = np.where(given[..., 3:] > 0, given, local[:, reader.rows])
+            if faces:
+                _put_meshes(person, local, faces)
             if not person.offsets[NECK, 3] and person.offsets[SHOULDERS, 3].all():
                 local[:, NECK] = local[:, SHOULDERS].mean(axis=1)
             worlds = np.array(numbers_of_worlds).reshape(-1, 4, 4)
@@ -107,6 +106,17 @@ def _in_armature(columns: np.ndarray, rows: np.ndarray, offsets: np.ndarray) -> 
     local[:, together] = offsets[together] @ columns[:, busiest]
     local[:, ~together] = np.matmul(offsets[~together][:, None], columns[:, rows[~together]])[:, :, 0]
     return local
+
+
+def _put_meshes(person: Person, local: np.ndarray, faces: Sequence[tuple[Reader, list[np.ndarray]]]) -> None:
+    """Puts what meshes gave into (t, 130, 4) points in the armature's space; the rest of the face follows."""
+    on_bones = local[:, person.given]
+    for reader, read in faces:
+        given = np.array(read)
+        local[:, reader.rows] = np.where(given[..., 3:] > 0, given, local[:, reader.rows])
+    if person.follow is not None:
+        moves = (local[:, person.given] - on_bones)[..., :3]
+        local[:, PARTS["face"], :3] += person.follow.astype(np.float32) @ moves
 
 
 def world_points(

@@ -312,3 +312,38 @@ def test_daz_brows_and_lips_have_their_bones(empty_scene):
     assert (np.diff([by_name[f"jaw_{n}"][0] for n in range(1, 18)]) > 0).all()
     assert by_name["nose_base_3"][1] < by_name["outer_lips_4"][1] < by_name["inner_lips_3"][1]
     assert by_name["inner_lips_7"][1] < by_name["outer_lips_10"][1] < by_name["jaw_9"][1]
+
+
+def test_points_without_a_group_follow_those_near_them(empty_scene):
+    rig = figure(rigs.UNREAL)
+    camera()
+    points = ("jaw_9", *(f"outer_lips_{n}" for n in range(1, 13)))
+    item, owned = head_of(rig, points=points)
+    item.animation_data_clear()
+    item.data.shape_keys.animation_data_clear()
+    keys = item.data.shape_keys.key_blocks
+    for key in ("Open", "Smile"):
+        keys[key].value = 0.0
+    lower = item.shape_key_add(name="Down")
+    lower.value = 0.0  # from 5.0 on a new key starts at 1
+    for point in ("jaw_9", *(f"outer_lips_{n}" for n in range(8, 13))):
+        for vertex in owned[point]:
+            lower.data[vertex].co.z -= 0.03
+    bpy.context.view_layer.update()
+    person = people.resolve(rig)
+    shut = read(empty_scene, [person])[0, 0]
+    lower.value = 1.0
+    bpy.context.view_layer.update()
+    wide = read(empty_scene, [person])[0, 0]
+    fallen = {point: float(wide[INDEX[point], 1] - shut[INDEX[point], 1]) for point in FACE}
+    whole = fallen["jaw_9"]
+    assert fallen["outer_lips_10"] == pytest.approx(whole, rel=0.02) and whole > 5
+    assert fallen["outer_lips_4"] == pytest.approx(0, abs=0.01)
+    assert fallen["jaw_8"] > 0.7 * whole and fallen["inner_lips_7"] > 0.6 * whole
+    assert 0 <= fallen["inner_lips_3"] < 0.3 * whole
+    assert all(abs(fallen[f"{side}_pupil"]) < 1e-3 for side in ("left", "right"))
+    assert all(
+        abs(fallen[f"{side}_lid_{n}"]) < 0.1 * whole for side in ("left", "right") for n in range(1, 7)
+    )
+    for point, expected in truth(empty_scene, item, owned).items():
+        assert wide[INDEX[point], :2] == pytest.approx(expected, abs=0.05), point
