@@ -107,7 +107,7 @@ class MUSEV_OT_model_download(ModelOperator, bpy.types.Operator):
         except REFUSALS as error:
             return refuse(self, error)
         self.model = model.id  # whatever is chosen while the dialog is open
-        return context.window_manager.invoke_props_dialog(self, width=440)
+        return context.window_manager.invoke_props_dialog(self, width=440, confirm_text="Download")
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -206,7 +206,7 @@ class MUSEV_UL_models(bpy.types.UIList):
         return by_name(self.filter_name, self.bitflag_filter_item, rows, "words"), []
 
 
-COMMERCIAL_ICON = {True: "CHECKMARK", False: "CANCEL", None: "QUESTION"}
+COMMERCIAL_ICON = {True: "CHECKMARK", False: "ERROR", None: "QUESTION"}
 
 
 def role_text(model: ShelfModel) -> str:
