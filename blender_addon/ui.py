@@ -7,7 +7,7 @@ import textwrap
 
 import bpy
 
-from . import gather, live_picture, outlook, props, remedies, session, strips
+from . import gather, live_picture, outlook, pins, props, remedies, session, strips
 from .engine_link import EngineState
 from .jobs import Job, JobState
 from .protocol import ClipRequest
@@ -176,6 +176,9 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
             column.prop(settings, "between")
         with contextlib.suppress(*gather.REFUSALS):  # which are told under Generate
             draw_text(column, gather.clip_plan(scene, settings).sentence, line_width(context), "TIME")
+            held = pins.on_channel(scene, settings.pins_channel, *gather.clip_range(scene, settings))
+            if held:
+                draw_text(column, pins.sentence(list(held)), line_width(context), "PINNED")
 
 
 class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):

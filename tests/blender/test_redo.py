@@ -8,7 +8,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import pins, redo, redo_verbs, session, stack, stills, strips, takes
+from bl_ext.user_default.musev import pins, redo, redo_verbs, session, stack, stills, strips, takes, ui
 from bl_ext.user_default.musev.jobs import JobState
 from bl_ext.user_default.musev.protocol import blob_sha256
 from fake_engine import colour
@@ -227,7 +227,8 @@ def test_what_lies_on_the_pins_channel_is_pinned_where_it_begins(engine, pinned,
     assert generate(current).request.pins == ()
     assert not any("pins at" in text for text in draw(redo_verbs.MUSEV_PT_redo))
     pinned.pins_channel = "Pins"
-    assert any("2 pins at 8, 12" in text for text in draw(redo_verbs.MUSEV_PT_redo))
+    for panel in (redo_verbs.MUSEV_PT_redo, ui.MUSEV_PT_clip):
+        assert any("2 pins at 8, 12" in text for text in draw(panel))
 
 
 def test_pins_that_can_not_be_held_say_why(engine, pinned, tmp_path):
