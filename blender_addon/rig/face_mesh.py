@@ -28,12 +28,14 @@ KEEP_S = 1.0  # for which `told` takes a rig's groups to be as they were: the pa
 @dataclass(frozen=True)
 class FaceMesh:
     """A mesh that gives points, by names alone. library: the file it is linked from, '' for this one; groups: the
-    vertex group of every point; places: (3,) of every point in the armature at rest."""
+    vertex group of every point; places: (3,) of every point in the armature at rest; found: by how many vertices a mesh
+    has, which of them the groups have, so that they are looked up once for all readings."""
 
     mesh: str
     library: str
     groups: dict[str, str]
     places: dict[str, np.ndarray] = field(compare=False)
+    found: dict[int, Weights] = field(compare=False, repr=False)
 
 
 def groups_of(mesh: bpy.types.Object, armature: bpy.types.Object) -> dict[str, str]:
@@ -87,7 +89,7 @@ def find(
             taken |= groups.keys()
             library = item.library.filepath if item.library else ""
             where = {point: at[group][:3] for point, group in groups.items()}
-            found.append(FaceMesh(item.name, library, groups, where))
+            found.append(FaceMesh(item.name, library, groups, where, {weights.count: weights}))
     return found
 
 
@@ -132,10 +134,10 @@ class Reader:
     """Reads a FaceMesh frame by frame. Holds no Blender reference."""
 
     def __init__(self, face: FaceMesh) -> None:
-        self.face, self.weights = face, {}
+        self.face = face
         self.rows = np.array([INDEX[point] for point in face.groups])
-        names = tuple(dict.fromkeys(face.groups.values()))
-        self.names, self.columns = names, np.array([names.index(group) for group in face.groups.values()])
+        self.names = next(iter(face.found.values())).groups
+        self.columns = np.array([self.names.index(group) for group in face.groups.values()])
 
     def read(self, depsgraph: bpy.types.Depsgraph, posed: bpy.types.Object) -> np.ndarray:
         """(points, 4) float32 in the space of the evaluated armature `posed`, and 1; all 0 for a point that the mesh
@@ -147,9 +149,9 @@ class Reader:
         shown = item.evaluated_get(depsgraph)
         mesh = shown.data
         # Modifiers may add and take vertices, and not the same ones in every frame.
-        weights = self.weights.get(len(mesh.vertices))
+        weights = self.face.found.get(len(mesh.vertices))
         if weights is None:
-            weights = self.weights[len(mesh.vertices)] = Weights(shown, mesh, self.names)
+            weights = self.face.found[len(mesh.vertices)] = Weights(shown, mesh, self.names)
         to_armature = np.array(posed.matrix_world.inverted_safe() @ shown.matrix_world, np.float32)
         return (weights.means(mesh) @ to_armature.T)[self.columns]
 
