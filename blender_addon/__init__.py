@@ -14,6 +14,7 @@ def _modules() -> tuple:
         licences,
         live_picture,
         models,
+        models_panel,
         operators,
         prompt_panel,
         prompt_track,
@@ -36,7 +37,7 @@ def _modules() -> tuple:
         settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
         live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
         scene_copy, views, stack_verbs, stack_panel, again, redo_verbs,
-        diagnostics, licences, session,
+        models_panel, diagnostics, licences, session,
     )  # fmt: skip
 
 

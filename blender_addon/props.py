@@ -234,9 +234,9 @@ class MusevPreferences(bpy.types.AddonPreferences):
         if self.engine_url:
             layout.prop(self, "token_file")
         layout.prop(self, "output_folder")
-        from . import models  # which needs these settings
+        from . import models_panel  # which needs these settings
 
-        models.draw_models(layout, context)
+        models_panel.draw_models(layout, context)
         layout.separator()
         layout.operator("musev.collect_diagnostics", icon="FILE_TEXT")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import models, session, shelf
+from bl_ext.user_default.musev import models, models_panel, session, shelf
 from conftest import MODULE, pump
 from test_extension import Layout
 from test_generate import refusal
@@ -39,7 +39,7 @@ def done(current, id: str):
 def preferences() -> str:
     """What is drawn of the models, in one text."""
     layout = Layout([])
-    models.draw_models(layout, bpy.context)
+    models_panel.draw_models(layout, bpy.context)
     return " ".join(layout.drawn)
 
 
@@ -171,7 +171,7 @@ def test_the_search_finds_roles_titles_and_licences(told):
 
     def found(text: str) -> set[str]:
         view = type("View", (Search,), {"filter_name": text})()
-        flags, _ = models.MUSEV_UL_models.filter_items(
+        flags, _ = models_panel.MUSEV_UL_models.filter_items(
             view, bpy.context, bpy.context.window_manager, "musev_models"
         )
         return {name for name, flag in zip(rows(), flags, strict=True) if flag} if flags else set(rows())
@@ -184,7 +184,7 @@ def test_every_row_is_drawn(told):
     told()
     drawn: list[str] = []
     for row in bpy.context.window_manager.musev_models:
-        models.MUSEV_UL_models.draw_item(None, bpy.context, Layout(drawn), None, row, 0, None, "")
+        models_panel.MUSEV_UL_models.draw_item(None, bpy.context, Layout(drawn), None, row, 0, None, "")
     assert {"Motion", "moves", "3.0 MB", "research only", "Words", "size not known"} <= set(drawn)
 
 
