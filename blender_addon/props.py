@@ -180,7 +180,9 @@ class MusevSettings(bpy.types.PropertyGroup):
         default=1, min=1, max=MAX_VARIATIONS,
     )  # fmt: skip
     context_frames: number(
-        "context_frames", "Window", "Generated frames that are denoised together: fewer need less memory"
+        "context_frames",
+        "Window Length",
+        "Generated frames that are denoised together: fewer need less memory",
     )
     context_overlap: number(
         "context_overlap",
