@@ -437,7 +437,8 @@ def _body(look: Look, bones: dict[str, tuple[Vector, Vector, str | None]]) -> _S
 def material(name: str, colour: Colour, ambient: float) -> bpy.types.Material:
     """Lambert shading plus a constant share of the colour: lit by the scene's suns, free of sampling noise."""
     made = bpy.data.materials.new(name)
-    made.use_nodes = True
+    if made.node_tree is None:  # from 5.0 on there always is one
+        made.use_nodes = True
     nodes, links = made.node_tree.nodes, made.node_tree.links
     nodes.clear()
     rgba = (*_linear(colour), 1.0)

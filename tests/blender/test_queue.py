@@ -249,11 +249,15 @@ def test_a_variation_reads_for_itself_where_the_first_was_cancelled(engine, shot
 def test_the_newest_preview_is_shown_and_let_go(engine, rain):
     current = engine("wait")
     job = generate(current)
-    pump(lambda: job.preview and job.step == 2)
+
+    def red() -> int:
+        picture = bpy.data.images.load(str(job.preview))
+        assert tuple(picture.size) == (16, 16)
+        return round(picture.pixels[0] * 255)
+
+    pump(lambda: job.preview and job.step == 2 and red() == colour(2)[0])
     assert job.eta_s == 4 + 5  # of the whole clip
     shown = job.preview
-    picture = bpy.data.images.load(str(shown))
-    assert tuple(picture.size) == (16, 16) and round(picture.pixels[0] * 255) == colour(2)[0]
     draw(ui.MUSEV_PT_jobs)
     assert live_picture.held() == 1 and "denoise 2/6, 0:09 left" in draw(ui.MUSEV_PT_jobs)
     assert len(list(Path(bpy.app.tempdir).glob("musev/preview_*.png"))) == 1
