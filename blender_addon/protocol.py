@@ -1,7 +1,7 @@
 """The words that Blender and the engine speak: requests, events, limits and defaults.
 
-Standard library only, so both ends import this one file. It knows no socket, no picture and no network:
-it turns frozen dataclasses into bytes and back, and refuses what does not fit with a `ProtocolError` that
+Standard library only, with `records.py` beneath it, so both ends import it. It knows no socket, no picture and no
+network: it turns frozen dataclasses into bytes and back, and refuses what does not fit with a `ProtocolError` that
 names the field, the value and the remedy.
 
 A message without a `data` field travels as a WebSocket text message: one JSON object, `{"type": …, fields…}`.
@@ -11,29 +11,38 @@ header, and the rest is the payload.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import math
-import re
-import struct
 import sys
-import types
 import typing
 from array import array
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+
+from .records import (
+    MAX_ITEMS,
+    MAX_JSON_BYTES,
+    Problem,
+    ProtocolError,
+    Record,
+    build,
+    json_text,
+    kinds,
+    limited,
+    pack,
+    parse,
+    plain,
+    unpack,
+)
 
 PROTOCOL_VERSION = 3  # raised when the words change; releases have their own numbers
 SUBPROTOCOL = f"musev.v{PROTOCOL_VERSION}"
 
-MAX_JSON_BYTES = 256 * 1024  # a control message, and the header of a binary one
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # holds a 2048 x 2048 frame as PNG, however noisy
 MAX_BLOB_BYTES = 64 * 1024 * 1024  # a still, a pose track or some of a clip's pictures
 SLICE_BYTES = 256 * 1024  # an upload goes in slices, so that no tick of Blender's timer is long
 
-MAX_FRAMES = 10_000
+MAX_FRAMES = MAX_ITEMS
 MAX_PEOPLE = 8
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 2048, 8  # pixels; the VAE halves three times
 BODY_POINTS, HAND_POINTS, FACE_POINTS = 18, 21, 70  # OpenPose's; a face's last two are the pupils
@@ -52,33 +61,6 @@ MAX_WAITING = 256  # jobs in an engine's queue
 JOBS_A_PAGE = 64
 PLACES = ("back", "front", "replace")
 JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
-
-
-class ProtocolError(ValueError):
-    """Something that does not fit the protocol; `problem` says what, with the value and the remedy."""
-
-    def __init__(self, message: str, value: object = "", remedy: str = "", code: str = "bad_message"):
-        super().__init__(f"{message} (got {_brief(value)}). {remedy}")
-        self.code, self.message, self.value, self.remedy = code, message, _brief(value), remedy
-
-    @property
-    def problem(self) -> Problem:
-        return Problem(self.code, self.message, self.value, self.remedy)
-
-
-def limited(default=dataclasses.MISSING, **limits) -> typing.Any:
-    """A field with limits: `low`, `high`, `step`, `choices`, `pattern`, `longest` (of a text or a tuple)."""
-    return dataclasses.field(default=default, metadata=limits)
-
-
-class Record:
-    """A frozen dataclass whose fields are checked against their types and limits when it is made."""
-
-    def __post_init__(self):
-        for name, kind in kinds(type(self)).items():
-            limits = self.__dataclass_fields__[name].metadata
-            checked = _check(f"{type(self).__name__}.{name}", kind, getattr(self, name), limits)
-            object.__setattr__(self, name, checked)
 
 
 class Message(Record):
@@ -301,9 +283,9 @@ class PoseTrack(Record):
         return (self.num_frames, self.num_people, POINTS, 3)
 
     def to_bytes(self) -> bytes:
-        header = {"format": "musev.poses", **_plain(self)}
+        header = {"format": "musev.poses", **plain(self)}
         points, still_pose = header.pop("points"), header.pop("still_pose")
-        return _pack(header | {"has_still_pose": still_pose is not None}, points + (still_pose or b""))
+        return pack(header | {"has_still_pose": still_pose is not None}, points + (still_pose or b""))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> PoseTrack:
@@ -317,7 +299,7 @@ class PoseTrack(Record):
         if still_floats and isinstance(num_people, int):
             cut -= num_people * POINTS * 3 * 4
         still_pose = payload[max(cut, 0) :] if still_floats else None
-        return _build(cls, header | {"points": payload[: max(cut, 0)], "still_pose": still_pose})
+        return build(cls, header | {"points": payload[: max(cut, 0)], "still_pose": still_pose})
 
 
 @dataclass(frozen=True)
@@ -355,32 +337,17 @@ class Pictures(Record):
             first += size
 
     def to_bytes(self) -> bytes:
-        header = {"format": "musev.pictures", **_plain(self)}
-        return _pack(header, header.pop("data"))
+        header = {"format": "musev.pictures", **plain(self)}
+        return pack(header, header.pop("data"))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Pictures:
         """Raises ProtocolError if `raw` is not exactly such pictures."""
         header, payload = _unpack_blob("set of pictures", "musev.pictures", raw)
-        return _build(cls, header | {"data": payload})
+        return build(cls, header | {"data": payload})
 
 
 # --- records inside messages ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Problem(Record):
-    """What went wrong, for people and programs: a stable code, the sentence, the offending value, the
-    remedy."""
-
-    code: str = limited(pattern=r"[a-z0-9_]{1,40}")
-    message: str = limited(longest=4000)
-    value: str = limited("", longest=1000)
-    remedy: str = limited("", longest=1000)
-
-    def __str__(self) -> str:
-        value = f" (got {self.value})" if self.value else ""
-        return f"{self.message}{value}. {self.remedy}".strip()
 
 
 @dataclass(frozen=True)
@@ -806,10 +773,10 @@ MESSAGES = {message.__name__: message for message in Message.__subclasses__()}
 def encode(message: Message) -> str | bytes:
     """The WebSocket message: str travels as text, bytes as binary. Raises ProtocolError if it is too
     large."""
-    header = {"type": type(message).__name__, **_plain(message)}
+    header = {"type": type(message).__name__, **plain(message)}
     if "data" in header:
-        raw = _pack(header, header.pop("data"))
-    elif len(raw := _json(header)) > MAX_JSON_BYTES:  # bounded in characters; all our control text is ASCII
+        raw = pack(header, header.pop("data"))
+    elif len(raw := json_text(header)) > MAX_JSON_BYTES:  # in characters: our JSON is all ASCII
         raise ProtocolError(f"A control message has at most {MAX_JSON_BYTES} bytes", len(raw), "Send less.")
     if len(raw) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"A message has at most {MAX_MESSAGE_BYTES} bytes", len(raw), "Send less.")
@@ -820,7 +787,7 @@ def decode(raw: str | bytes) -> Message:
     """The message that `encode` wrote. Raises ProtocolError for anything else."""
     if len(raw) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"A message has at most {MAX_MESSAGE_BYTES} bytes", len(raw), "Send less.")
-    header, payload = (_parse(raw), None) if isinstance(raw, str) else _unpack(raw)
+    header, payload = (parse(raw), None) if isinstance(raw, str) else unpack(raw)
     name = header.pop("type", None)
     message = MESSAGES.get(name) if isinstance(name, str) else None
     if message is None:
@@ -831,16 +798,16 @@ def decode(raw: str | bytes) -> Message:
             type(raw).__name__,
             "Messages with data are binary, all others text.",
         )
-    return _build(message, header if payload is None else header | {"data": payload})
+    return build(message, header if payload is None else header | {"data": payload})
 
 
 def request_json(request: ClipRequest) -> str:
     """One canonical text for a request: equal texts mean equal clips."""
-    return _json(dict(sorted(_plain(request).items())))
+    return json_text(dict(sorted(plain(request).items())))
 
 
 def request_from_json(text: str) -> ClipRequest:
-    return _build(ClipRequest, _parse(text))
+    return build(ClipRequest, parse(text))
 
 
 def exact_rate(fps: float) -> Fraction:
@@ -854,105 +821,6 @@ def exact_rate(fps: float) -> Fraction:
 
 def blob_sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@cache
-def kinds(record: type[Record]) -> dict[str, typing.Any]:
-    """The type of every field, in order."""
-    hints = typing.get_type_hints(record)
-    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
-
-
-def _plain(record: Record) -> dict:
-    """The record as a dict of JSON values (and bytes)."""
-
-    def plain(value):
-        if isinstance(value, Record):
-            return _plain(value)
-        return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-    return {name: plain(getattr(record, name)) for name in kinds(type(record))}
-
-
-def _build(record: type[Record], raw: object) -> typing.Any:
-    """A record from a dict of JSON values: every field known, none missing; its own checks do the rest."""
-    if not isinstance(raw, dict):
-        raise ProtocolError(f"{record.__name__} must be an object", raw, "Send its fields by name.")
-    known = kinds(record)
-    if unknown := sorted(raw.keys() - known.keys()):
-        raise ProtocolError(
-            f"{record.__name__} has no field {unknown[0]!r}",
-            raw[unknown[0]],
-            f"It has {', '.join(known)}; update the side that sent it.",
-        )
-    for name, field in record.__dataclass_fields__.items():
-        if name not in raw and field.default is dataclasses.MISSING:
-            raise ProtocolError(f"{record.__name__}.{name} is missing", sorted(raw), "Send every field.")
-    return record(**{name: _shape(known[name], value) for name, value in raw.items()})
-
-
-def _shape(kind, value):
-    """Lists become tuples and objects become records where the field's type says so."""
-    if isinstance(kind, types.UnionType):  # X | None
-        kind = next(choice for choice in typing.get_args(kind) if choice is not type(None))
-        return None if value is None else _shape(kind, value)
-    if typing.get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_shape(typing.get_args(kind)[0], item) for item in value)
-    if isinstance(kind, type) and issubclass(kind, Record):
-        return _build(kind, value)
-    return value
-
-
-def _check(name: str, kind, value, limits) -> typing.Any:
-    """The value, if it has the field's type and keeps its limits (an int given for a float becomes one)."""
-    if isinstance(kind, types.UnionType):  # X | None
-        if value is None:
-            return None
-        kind = next(choice for choice in typing.get_args(kind) if choice is not type(None))
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, tuple):
-            raise ProtocolError(f"{name} must be a list", value, "Send a list.")
-        of_items = {key: limits[key] for key in ("pattern", "low") if key in limits}
-        value = tuple(
-            _check(f"{name}[{index}]", typing.get_args(kind)[0], item, of_items)
-            for index, item in enumerate(value)
-        )
-    elif kind is float and type(value) is int and abs(value) <= sys.float_info.max:
-        value = float(value)
-    elif type(value) is not kind:
-        raise ProtocolError(f"{name} must be {kind.__name__}", value, f"Send {kind.__name__}.")
-    if kind is float and not math.isfinite(value):
-        raise ProtocolError(f"{name} must be a finite number", value, "Send a finite number.")
-    if kind is str:
-        _check_text(name, value, limits)
-    if len(value if isinstance(value, tuple) else ()) > limits.get("longest", MAX_FRAMES):
-        raise ProtocolError(f"{name} has at most {limits['longest']} items", len(value), "Send fewer.")
-    if "choices" in limits and value not in limits["choices"]:
-        raise ProtocolError(
-            f"{name} is not one of the choices",
-            value,
-            f"Choose from {', '.join(map(str, limits['choices']))}.",
-        )
-    low, high, step = limits.get("low", -math.inf), limits.get("high", math.inf), limits.get("step")
-    if kind in (int, float) and not low <= value <= high:
-        raise ProtocolError(f"{name} must be from {low} to {high}", value, f"Choose {low} to {high}.")
-    if step and value % step:
-        below = max(value - value % step, low)
-        raise ProtocolError(f"{name} must be a multiple of {step}", value, f"Use {below} or {below + step}.")
-    return value
-
-
-def _check_text(name: str, value: str, limits) -> None:
-    if len(value) > limits.get("longest", 4000):
-        raise ProtocolError(
-            f"{name} has at most {limits.get('longest', 4000)} characters", len(value), "Shorten it."
-        )
-    if "pattern" in limits and not re.fullmatch(limits["pattern"], value):
-        raise ProtocolError(f"{name} is not of the form {limits['pattern']}", value, "Correct it.")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ProtocolError(
-            f"{name} is not valid Unicode", value.encode(errors="replace"), "Remove the letter."
-        )
 
 
 def _check_points(name: str, raw: bytes, size: int) -> None:
@@ -994,48 +862,11 @@ def _surely_fit(raw: bytes) -> bool:
     return max(bits[2::3]) <= 0x3F800000  # 1.0; what is greater is more than it, or negative
 
 
-def _pack(header: dict, payload: bytes) -> bytes:
-    text = _json(header).encode()
-    if len(text) > MAX_JSON_BYTES:
-        raise ProtocolError(f"A header has at most {MAX_JSON_BYTES} bytes", len(text), "Send less.")
-    return b"".join((struct.pack("<I", len(text)), text, payload))
-
-
-def _unpack(raw: bytes) -> tuple[dict, bytes]:
-    size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else MAX_JSON_BYTES + 1
-    if size > min(MAX_JSON_BYTES, len(raw) - 4):
-        raise ProtocolError(
-            "A binary message begins with its header's length", raw[:4], "Send a whole message."
-        )
-    return _parse(raw[4 : 4 + size]), raw[4 + size :]
-
-
 def _unpack_blob(what: str, form: str, raw: bytes) -> tuple[dict, bytes]:
     """Header, without its format, and payload of a blob of that format."""
     if len(raw) > MAX_BLOB_BYTES:
         raise ProtocolError(f"A {what} has at most {MAX_BLOB_BYTES} bytes", len(raw), "Use fewer frames.")
-    header, payload = _unpack(raw)
+    header, payload = unpack(raw)
     if header.pop("format", None) != form:
         raise ProtocolError(f"This is not a {what}", raw[:40], f"Send a blob of the format {form}.")
     return header, payload
-
-
-def _json(value: dict) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def _parse(raw: str | bytes) -> dict:
-    if len(raw) > MAX_JSON_BYTES:
-        raise ProtocolError(f"A control message has at most {MAX_JSON_BYTES} bytes", len(raw), "Send less.")
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or endless digits
-        raise ProtocolError(f"Not JSON: {error}", raw[:80], "Send one JSON object.") from None
-    if not isinstance(value, dict):
-        raise ProtocolError("A message is a JSON object", value, "Send one JSON object.")
-    return value
-
-
-def _brief(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text.encode(errors="replace").decode()[:200]
