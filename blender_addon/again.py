@@ -10,9 +10,9 @@ from bpy.props import EnumProperty
 
 from . import draft, gather, kept, reproduce, session, splice, stack, strips, takes, ui
 from .clip_folder import Take
-from .engine_link import EngineState
 from .jobs import Job
 from .stack_verbs import TakeOperator
+from .verbs import no_engine
 
 FROM = (
     ("KEPT", "Kept Inputs", "The very inputs that the take was made from, kept in its clip's folder"),
@@ -78,15 +78,8 @@ def reproduction(context: bpy.types.Context, scene: bpy.types.Scene, strip, take
 
 class NeedsEngine:
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if not super().poll(context):
-            return False
-        if session.current.engine.state is not EngineState.ON:
-            cls.poll_message_set(
-                f"The engine is {session.current.engine.state.value}; press Start Engine first"
-            )
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return super().why_not(context) or no_engine()
 
 
 class MUSEV_OT_promote_draft(NeedsEngine, TakeOperator, bpy.types.Operator):

@@ -12,8 +12,8 @@ import bpy.utils.previews
 import numpy as np
 
 from . import gather, session, strips, takes, ui
-from .engine_link import EngineState
 from .jobs import Job, JobState
+from .verbs import Verb, no_engine, no_scene, refusable
 
 STILL_FILE = "still.png"  # beside a preview's pose pictures
 DIMMED = 0.5  # of the still, under the poses
@@ -21,7 +21,7 @@ PICTURE_UNITS = 10.0  # of the interface, that the picture is wide and high
 _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
 
 
-class MUSEV_OT_preview_alignment(bpy.types.Operator):
+class MUSEV_OT_preview_alignment(Verb, bpy.types.Operator):
     bl_idname = "musev.preview_alignment"
     bl_label = "Preview Alignment"
     bl_description = (
@@ -30,28 +30,18 @@ class MUSEV_OT_preview_alignment(bpy.types.Operator):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if (scene := strips.shown_scene(context)) is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-        elif scene.musev.mode != "pose":
-            cls.poll_message_set("Only Pose to Clip has poses to align")
-        elif session.current.engine.state is not EngineState.ON:
-            cls.poll_message_set(
-                f"The engine is {session.current.engine.state.value}; press Start Engine first"
-            )
-        else:
-            return True
-        return False
+    def why_not(cls, context: bpy.types.Context) -> str:
+        if why := no_scene(context):
+            return why
+        if strips.shown_scene(context).musev.mode != "pose":
+            return "Only Pose to Clip has poses to align"
+        return no_engine()
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            job = gather.clip_job(context, "poses")
-        except gather.REFUSALS as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        job = gather.clip_job(context, "poses")
         forget(job.scene)
         session.current.submit(job)
-        return {"FINISHED"}
 
 
 def newest(scene: str) -> Job | None:

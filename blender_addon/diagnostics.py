@@ -25,9 +25,9 @@ from bpy_extras.io_utils import ExportHelper
 
 from . import session, strips, takes
 from .engine_process import TOKEN_VARIABLE
-from .gather import REFUSALS, SettingsError
-from .operators import refuse
+from .gather import SettingsError
 from .props import MusevPreferences, preferences
+from .verbs import Verb, refusable
 
 LOG_BYTES = 200_000  # of the end of the engine's log
 NAMES = (
@@ -231,7 +231,7 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-class MUSEV_OT_collect_diagnostics(bpy.types.Operator, ExportHelper):
+class MUSEV_OT_collect_diagnostics(Verb, bpy.types.Operator, ExportHelper):
     bl_idname = "musev.collect_diagnostics"
     bl_label = "Collect Diagnostics"
     bl_description = (
@@ -251,18 +251,13 @@ class MUSEV_OT_collect_diagnostics(bpy.types.Operator, ExportHelper):
         self.filepath = "musev-diagnostics.zip"
         return ExportHelper.invoke(self, context, event)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            if not self.filepath:
-                raise SettingsError(
-                    "No file is named; give the report a place, such as //musev-diagnostics.zip."
-                )
-            path = Path(bpy.path.abspath(self.filepath))
-            write(path, collect(preferences(context), self.include_prompts))
-        except REFUSALS as error:
-            return refuse(self, error)
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        if not self.filepath:
+            raise SettingsError("No file is named; give the report a place, such as //musev-diagnostics.zip.")
+        path = Path(bpy.path.abspath(self.filepath))
+        write(path, collect(preferences(context), self.include_prompts))
         self.report({"INFO"}, f"Diagnostics written to {path}")
-        return {"FINISHED"}
 
 
 register, unregister = bpy.utils.register_classes_factory((MUSEV_OT_collect_diagnostics,))

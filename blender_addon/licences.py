@@ -17,8 +17,7 @@ import bpy
 from bpy.props import StringProperty
 
 from . import clip_folder, stack, strips, takes
-from .gather import REFUSALS
-from .operators import refuse
+from .verbs import Verb, refusable
 
 TEXT = "MuseV Licences"
 NOT_KNOWN = ("", "unknown", "other", "see its model card")  # what models say that say nothing
@@ -146,7 +145,7 @@ def _plain(value: str | int) -> str | int:
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-class MUSEV_OT_licence_report(bpy.types.Operator):
+class MUSEV_OT_licence_report(Verb, bpy.types.Operator):
     bl_idname = "musev.licence_report"
     bl_label = "Licence Report"
     bl_description = (
@@ -165,13 +164,11 @@ class MUSEV_OT_licence_report(bpy.types.Operator):
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         return context.window_manager.invoke_props_dialog(self, width=400)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         found = shots()
-        try:
-            if self.filepath:
-                takes.write_whole(Path(bpy.path.abspath(self.filepath)), as_csv(found).encode())
-        except REFUSALS as error:
-            return refuse(self, error)
+        if self.filepath:
+            takes.write_whole(Path(bpy.path.abspath(self.filepath)), as_csv(found).encode())
         text = bpy.data.texts.get(TEXT) or bpy.data.texts.new(TEXT)
         text.clear()
         text.write(as_text(found))
@@ -181,7 +178,6 @@ class MUSEV_OT_licence_report(bpy.types.Operator):
             {"WARNING" if research or unknown else "INFO"},
             f"{research} of {len(found)} shots are research only, {unknown} not known; see the text '{TEXT}'",
         )
-        return {"FINISHED"}
 
 
 register, unregister = bpy.utils.register_classes_factory((MUSEV_OT_licence_report,))

@@ -10,11 +10,10 @@ import bpy
 from bpy.props import BoolProperty, CollectionProperty, IntProperty, StringProperty
 
 from . import session, shelf
-from .engine_link import EngineState
-from .gather import REFUSALS, SettingsError
-from .operators import refuse
+from .gather import SettingsError
 from .protocol import CancelModel, DownloadModel, RemoveModel, ShelfModel, VerifyModel
 from .ui import draw_text
+from .verbs import Verb, no_engine, refusable
 
 ONLINE = "Blender's online access is off; allow it in Preferences, System, Network"
 
@@ -32,7 +31,7 @@ def chosen(context: bpy.types.Context) -> str:
     return rows[manager.musev_model_index].name if manager.musev_model_index < len(rows) else ""
 
 
-class ModelOperator:
+class ModelOperator(Verb):
     """A verb on one known model, as the engine carries it out; it refuses where the engine would."""
 
     model: StringProperty(
@@ -42,14 +41,8 @@ class ModelOperator:
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if session.current.engine.state is not EngineState.ON:
-            state = session.current.engine.state.value
-            cls.poll_message_set(
-                f"The engine is {state}; its models are seen to by it. Press Start Engine first"
-            )
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_engine()
 
     def known(self, context: bpy.types.Context) -> ShelfModel:
         """Raises SettingsError where the engine knows no such model."""
@@ -60,15 +53,12 @@ class ModelOperator:
             )
         return models[id]
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            model = self.known(context)
-            word = self.word(model)
-            session.current.shelf.refused.pop(model.id, None)
-            session.current.engine.client.send(word)
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        model = self.known(context)
+        word = self.word(model)
+        session.current.shelf.refused.pop(model.id, None)
+        session.current.engine.client.send(word)
 
 
 class MUSEV_OT_model_download(ModelOperator, bpy.types.Operator):
@@ -98,13 +88,11 @@ class MUSEV_OT_model_download(ModelOperator, bpy.types.Operator):
             )
         return DownloadModel(model.id, accepted)
 
+    @refusable
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        try:
-            model = self.known(context)
-            if reason := why_no_download(model):
-                raise SettingsError(reason)
-        except REFUSALS as error:
-            return refuse(self, error)
+        model = self.known(context)
+        if reason := why_no_download(model):
+            raise SettingsError(reason)
         self.model = model.id  # whatever is chosen while the dialog is open
         return context.window_manager.invoke_props_dialog(self, width=440, confirm_text="Download")
 
@@ -143,11 +131,9 @@ class MUSEV_OT_model_remove(ModelOperator, bpy.types.Operator):
             )
         return RemoveModel(model.id)
 
+    @refusable
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        try:
-            model = self.known(context)
-        except REFUSALS as error:
-            return refuse(self, error)
+        model = self.known(context)
         self.model = model.id
         message = f"{model.id}, {shelf.size_text(model.size_bytes)}, is deleted. It can be downloaded again."
         return context.window_manager.invoke_confirm(

@@ -12,10 +12,11 @@ from bpy.props import EnumProperty, IntProperty, StringProperty
 from . import outlook, session, strips
 from .client import is_loopback
 from .engine_link import EngineState
-from .gather import REFUSALS, SettingsError, clip_jobs
+from .gather import SettingsError, clip_jobs
 from .jobs import Job
 from .props import MAX_VARIATIONS, preferences
 from .rig.people import caution
+from .verbs import Verb, no_scene, refusable
 
 PLACES = (
     ("back", "At the Back", "After all clips that wait"),
@@ -26,12 +27,6 @@ PLACES = (
         "In place of this file's clips that wait; the running one goes on",
     ),
 )
-
-
-def refuse(operator: bpy.types.Operator, error: Exception) -> set[str]:
-    """The one place where errors become reports."""
-    operator.report({"ERROR"}, str(error))
-    return {"CANCELLED"}
 
 
 def engine_command(text: str) -> list[str]:
@@ -65,37 +60,32 @@ def engine_token(path: str) -> str:
     return token
 
 
-class MUSEV_OT_engine_start(bpy.types.Operator):
+class MUSEV_OT_engine_start(Verb, bpy.types.Operator):
     bl_idname = "musev.engine_start"
     bl_label = "Start Engine"
     bl_description = "Start the MuseV engine, or connect to the one set in the preferences"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if session.current.engine.state is not EngineState.OFF:
-            cls.poll_message_set(f"The engine is {session.current.engine.state.value}")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        state = session.current.engine.state
+        return "" if state is EngineState.OFF else f"The engine is {state.value}"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         prefs = preferences(context)
-        try:
-            if url := prefs.engine_url.strip():
-                if not is_loopback(url) and not bpy.app.online_access:
-                    raise SettingsError(
-                        f"The engine {url} is on another computer and Blender is offline; allow online "
-                        "access in Preferences, System, or use an engine on this computer."
-                    )
-                session.current.engine.connect(url, engine_token(prefs.token_file))
-            else:
-                folder = bpy.utils.extension_path_user(__package__, path="engine", create=True)
-                session.current.engine.start(engine_command(prefs.engine_command), Path(folder))
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+        if url := prefs.engine_url.strip():
+            if not is_loopback(url) and not bpy.app.online_access:
+                raise SettingsError(
+                    f"The engine {url} is on another computer and Blender is offline; allow online "
+                    "access in Preferences, System, or use an engine on this computer."
+                )
+            session.current.engine.connect(url, engine_token(prefs.token_file))
+        else:
+            folder = bpy.utils.extension_path_user(__package__, path="engine", create=True)
+            session.current.engine.start(engine_command(prefs.engine_command), Path(folder))
 
 
-class MUSEV_OT_engine_stop(bpy.types.Operator):
+class MUSEV_OT_engine_stop(Verb, bpy.types.Operator):
     bl_idname = "musev.engine_stop"
     bl_label = "Stop Engine"
     bl_description = (
@@ -103,18 +93,15 @@ class MUSEV_OT_engine_stop(bpy.types.Operator):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if session.current.engine.state is EngineState.OFF:
-            cls.poll_message_set("The engine is not running")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return "The engine is not running" if session.current.engine.state is EngineState.OFF else ""
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         session.current.stop_engine()
-        return {"FINISHED"}
 
 
-class MUSEV_OT_generate(bpy.types.Operator):
+class MUSEV_OT_generate(Verb, bpy.types.Operator):
     bl_idname = "musev.generate"
     bl_label = "Generate"
     bl_description = (
@@ -136,27 +123,22 @@ class MUSEV_OT_generate(bpy.types.Operator):
     )  # fmt: skip
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if why := outlook.why_not(context):
-            cls.poll_message_set(why)
-        return not why
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return outlook.why_not(context)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         settings = strips.shown_scene(context).musev
-        try:
-            jobs = clip_jobs(context, self.variations or settings.variations)
-        except REFUSALS as error:
-            return refuse(self, error)
+        jobs = clip_jobs(context, self.variations or settings.variations)
         session.current.submit_all(jobs, self.place)
         job, takes = jobs[0], f"{len(jobs)} takes of " if len(jobs) > 1 else ""
         self.report({"INFO"}, f"{job.clip}: {takes}{job.request.frames_out} frames at {job.start}")
         for person in (person for capture in job.captures for person in getattr(capture, "people", ())):
             if said := caution(person):
                 self.report({"WARNING"}, said)
-        return {"FINISHED"}
 
 
-class JobOperator:
+class JobOperator(Verb):
     """An operator on one clip."""
 
     job: StringProperty(name="Clip", description="The id of the clip", options={"HIDDEN", "SKIP_SAVE"})
@@ -173,12 +155,9 @@ class MUSEV_OT_cancel(JobOperator, bpy.types.Operator):
     bl_label = "Cancel"
     bl_description = "Stop this clip and remove the frames it has so far"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            session.current.cancel(self.chosen().id)
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        session.current.cancel(self.chosen().id)
 
 
 class MUSEV_OT_resume(JobOperator, bpy.types.Operator):
@@ -186,17 +165,14 @@ class MUSEV_OT_resume(JobOperator, bpy.types.Operator):
     bl_label = "Resume"
     bl_description = "Fetch the frames that are still missing; the engine has kept them"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            job = self.chosen()
-            if not job.resumable:
-                raise SettingsError(
-                    f"Clip '{job.clip}' is {job.state.value} and can't be resumed; generate again."
-                )
-            session.current.resume(job.id)
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        job = self.chosen()
+        if not job.resumable:
+            raise SettingsError(
+                f"Clip '{job.clip}' is {job.state.value} and can't be resumed; generate again."
+            )
+        session.current.resume(job.id)
 
 
 class MUSEV_OT_move(JobOperator, bpy.types.Operator):
@@ -206,17 +182,14 @@ class MUSEV_OT_move(JobOperator, bpy.types.Operator):
 
     place: EnumProperty(name="Place", description="Where it comes", items=PLACES[:2], options={"SKIP_SAVE"})
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            job = self.chosen()
-            if session.current.jobs_before(job) is None:
-                raise SettingsError(
-                    f"Clip '{job.clip}' is {job.state.value} and does not wait in the queue; move one that does."
-                )
-            session.current.move(job.id, self.place)
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        job = self.chosen()
+        if session.current.jobs_before(job) is None:
+            raise SettingsError(
+                f"Clip '{job.clip}' is {job.state.value} and does not wait in the queue; move one that does."
+            )
+        session.current.move(job.id, self.place)
 
 
 class MUSEV_OT_retry(JobOperator, bpy.types.Operator):
@@ -224,19 +197,16 @@ class MUSEV_OT_retry(JobOperator, bpy.types.Operator):
     bl_label = "Retry"
     bl_description = "Make this clip once more, from what the engine still has of it"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            job = self.chosen()
-            if session.current.retry(job.id) is None:
-                raise SettingsError(
-                    f"Clip '{job.clip}' is {job.state.value} and can't be tried again; generate again."
-                )
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        job = self.chosen()
+        if session.current.retry(job.id) is None:
+            raise SettingsError(
+                f"Clip '{job.clip}' is {job.state.value} and can't be tried again; generate again."
+            )
 
 
-class MUSEV_OT_apply_remedy(bpy.types.Operator):
+class MUSEV_OT_apply_remedy(Verb, bpy.types.Operator):
     bl_idname = "musev.apply_remedy"
     bl_label = "Make It Fit"
     bl_description = "Change the settings so that the clip fits into the memory"
@@ -247,16 +217,15 @@ class MUSEV_OT_apply_remedy(bpy.types.Operator):
         options={"SKIP_SAVE"},
     )  # fmt: skip
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        scene = strips.shown_scene(context)
-        try:
-            if scene is None:
-                raise SettingsError("The sequencer shows no scene; choose one in its header.")
-            for setting, value in outlook.parsed(self.changes).items():
-                setattr(scene.musev, setting, value)
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_scene(context)
+
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        settings = strips.shown_scene(context).musev
+        for setting, value in outlook.parsed(self.changes).items():
+            setattr(settings, setting, value)
 
 
 class MUSEV_OT_clear(bpy.types.Operator):
@@ -264,9 +233,9 @@ class MUSEV_OT_clear(bpy.types.Operator):
     bl_label = "Clear Ended"
     bl_description = "Take ended clips off the list; their frames and strips stay"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         session.current.forget_ended()
-        return {"FINISHED"}
 
 
 register, unregister = bpy.utils.register_classes_factory(

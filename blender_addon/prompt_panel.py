@@ -8,10 +8,10 @@ import bpy
 from bpy.props import IntProperty, StringProperty
 
 from . import gather, prompt_track, strips, ui
-from .operators import refuse
+from .verbs import Verb, no_scene, refusable
 
 
-class MUSEV_OT_prompt_add(bpy.types.Operator):
+class MUSEV_OT_prompt_add(Verb, bpy.types.Operator):
     bl_idname = "musev.prompt_add"
     bl_label = "MuseV Prompt"
     bl_description = (
@@ -31,22 +31,16 @@ class MUSEV_OT_prompt_add(bpy.types.Operator):
     length: IntProperty(name="Length", description="How many frames it lies over", default=24, min=1)
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if strips.shown_scene(context) is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_scene(context)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         scene = strips.shown_scene(context)
         start = scene.frame_current if self.frame == -1 else self.frame
         end, text = start + self.length, self.text or scene.musev.prompt or "Prompt"
-        try:
-            channel = prompt_track.channel_for(scene, scene.musev.prompt_track.channel, start, end)
-        except gather.REFUSALS as error:
-            return refuse(self, error)
+        channel = prompt_track.channel_for(scene, scene.musev.prompt_track.channel, start, end)
         strips.place_text(scene, textwrap.shorten(text, 40, placeholder="…"), text, channel, start, end)
-        return {"FINISHED"}
 
 
 class MUSEV_PT_prompt_track(ui.Sidebar, bpy.types.Panel):

@@ -10,9 +10,9 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty
 
 from . import gather, pins, redo, session, splice, stack, strips, timing, ui
-from .engine_link import EngineState
-from .operators import refuse
 from .props import preferences
+from .stack_verbs import no_takes
+from .verbs import Verb, no_engine, no_scene, refusable
 
 DIRECTIONS = (
     ("AFTER", "After", "New frames after the last one"),
@@ -37,7 +37,7 @@ def check_size(settings, strip) -> None:
         )
 
 
-class RedoOperator:
+class RedoOperator(Verb):
     """Hands the session a part of a clip. Without a seed of its own it takes the take's, so that it looks alike."""
 
     new_seed: BoolProperty(
@@ -46,23 +46,8 @@ class RedoOperator:
     )  # fmt: skip
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        scene = strips.shown_scene(context)
-        if scene is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-        elif session.current.engine.state is not EngineState.ON:
-            state = session.current.engine.state.value
-            cls.poll_message_set(f"The engine is {state}; press Start Engine first")
-        else:
-            return cls.finds(scene)
-        return False
-
-    @classmethod
-    def finds(cls, scene: bpy.types.Scene) -> bool:
-        if stack.active(scene) is None:
-            cls.poll_message_set("The active strip shows no takes; choose a strip that MuseV made")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_takes(context) or no_engine()
 
     def seeds(self, scene: bpy.types.Scene, strip) -> tuple[int, int | None]:
         """The seed, and that of the noise which the frames share with those around them."""
@@ -73,20 +58,17 @@ class RedoOperator:
             return own, shared
         return random.randrange(2**31), own if shared is None else shared
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         scene = strips.shown_scene(context)
-        try:
-            part, (seed, shared_seed) = self.part(context, scene)
-            job = gather.clip_job(context, seed=seed, folder=part.folder, part=part)
-            job.request = dataclasses.replace(job.request, shared_seed=shared_seed)
-        except gather.REFUSALS as error:
-            return refuse(self, error)
+        part, (seed, shared_seed) = self.part(context, scene)
+        job = gather.clip_job(context, seed=seed, folder=part.folder, part=part)
+        job.request = dataclasses.replace(job.request, shared_seed=shared_seed)
         job.clip, job.start = part.clip, part.start
         job.about[splice.KEY] = part.splice.told
         session.current.submit(job)
         first, last = part.new
         self.report({"INFO"}, f"{job.clip}: new frames {first} to {last}")
-        return {"FINISHED"}
 
 
 class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
@@ -146,13 +128,12 @@ class MUSEV_OT_bridge(RedoOperator, bpy.types.Operator):
     )
 
     @classmethod
-    def finds(cls, scene: bpy.types.Scene) -> bool:
-        count = len(cls.ends(scene))
-        if count != 2:
-            cls.poll_message_set(
-                f"{count} image strips are selected; select the two with the gap between them"
-            )
-        return count == 2
+    def why_not(cls, context: bpy.types.Context) -> str:
+        if why := no_scene(context) or no_engine():
+            return why
+        count = len(cls.ends(strips.shown_scene(context)))
+        why = f"{count} image strips are selected; select the two with the gap between them"
+        return "" if count == 2 else why
 
     @staticmethod
     def ends(scene: bpy.types.Scene) -> list:

@@ -14,11 +14,11 @@ from mathutils import Vector
 
 from . import session, strips
 from .engine_link import EngineState
-from .gather import REFUSALS, SettingsError
+from .gather import SettingsError
 from .jobs import Job, JobState
-from .operators import refuse
 from .props import preferences
 from .protocol import MIN_SIZE, SIZE_STEP
+from .verbs import Verb, no_scene, refusable
 
 MODEL_IN_WORDS = re.compile(r"musev models download '?([A-Za-z0-9][A-Za-z0-9_.-]*)")
 
@@ -120,7 +120,7 @@ def _scene_of(rig: bpy.types.Object | None, shown: bpy.types.Scene) -> bpy.types
 # --- the verbs that there were not yet ------------------------------------------------------------
 
 
-class MUSEV_OT_size_lower(bpy.types.Operator):
+class MUSEV_OT_size_lower(Verb, bpy.types.Operator):
     bl_idname = "musev.size_lower"
     bl_label = "Halve the Size"
     bl_description = (
@@ -134,25 +134,24 @@ class MUSEV_OT_size_lower(bpy.types.Operator):
         options={"HIDDEN", "SKIP_SAVE"},
     )
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            scene = strips.shown_scene(context)
-            if scene is None:
-                raise SettingsError("The sequencer shows no scene; choose one in its header.")
-            job = session.current.job(self.job)
-            asked = scene.musev if job is None else job.request
-            was = (asked.width, asked.height)
-            now = tuple(max(side // 2 // SIZE_STEP * SIZE_STEP, MIN_SIZE) for side in was)
-            if now == was:
-                raise SettingsError(f"{was[0]} x {was[1]} is the smallest size; choose fewer frames instead.")
-        except REFUSALS as error:
-            return refuse(self, error)
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_scene(context)
+
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        scene = strips.shown_scene(context)
+        job = session.current.job(self.job)
+        asked = scene.musev if job is None else job.request
+        was = (asked.width, asked.height)
+        now = tuple(max(side // 2 // SIZE_STEP * SIZE_STEP, MIN_SIZE) for side in was)
+        if now == was:
+            raise SettingsError(f"{was[0]} x {was[1]} is the smallest size; choose fewer frames instead.")
         scene.musev.width, scene.musev.height = now
         self.report({"INFO"}, f"The next clip has {now[0]} x {now[1]} pixels; press Generate")
-        return {"FINISHED"}
 
 
-class MUSEV_OT_camera_use(bpy.types.Operator):
+class MUSEV_OT_camera_use(Verb, bpy.types.Operator):
     bl_idname = "musev.camera_use"
     bl_label = "Use a Camera"
     bl_description = (
@@ -166,26 +165,25 @@ class MUSEV_OT_camera_use(bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            shown = strips.shown_scene(context)
-            if shown is None:
-                raise SettingsError("The sequencer shows no scene; choose one in its header.")
-            rig = _rig(shown.musev)
-            scene = _scene_of(rig, shown) or shown
-            there = sorted(item.name for item in scene.objects if item.type == "CAMERA")
-            if self.camera and self.camera not in there:
-                raise SettingsError(
-                    f"Scene '{scene.name}' has no camera '{self.camera}' (it has: {', '.join(there) or 'none'})."
-                )
-        except REFUSALS as error:
-            return refuse(self, error)
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_scene(context)
+
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        shown = strips.shown_scene(context)
+        rig = _rig(shown.musev)
+        scene = _scene_of(rig, shown) or shown
+        there = sorted(item.name for item in scene.objects if item.type == "CAMERA")
+        if self.camera and self.camera not in there:
+            raise SettingsError(
+                f"Scene '{scene.name}' has no camera '{self.camera}' (it has: {', '.join(there) or 'none'})."
+            )
         if there:
             scene.camera = scene.objects[self.camera or there[0]]
         else:
             scene.camera = add_camera(scene, rig)
         self.report({"INFO"}, f"'{scene.camera.name}' is the camera of scene '{scene.name}'")
-        return {"FINISHED"}
 
 
 def add_camera(scene: bpy.types.Scene, rig: bpy.types.Object | None) -> bpy.types.Object:

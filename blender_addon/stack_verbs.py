@@ -6,8 +6,7 @@ import bpy
 from bpy.props import EnumProperty, FloatProperty, StringProperty
 
 from . import clip_folder, compare, recall, session, stack, strips, takes
-from .gather import REFUSALS
-from .operators import refuse
+from .verbs import Verb, no_scene, refusable
 
 
 def take_names(operator, context: bpy.types.Context, text: str) -> list[str]:
@@ -24,26 +23,26 @@ def being_made(clip: clip_folder.Clip) -> set[str]:
     return {job.take.name for job in session.current.jobs if not job.ended and job.take.parent == clip.folder}
 
 
-class StackOperator:
+def no_takes(context: bpy.types.Context) -> str:
+    """A reason for `why_not`: there is no strip of ours to do something with."""
+    if why := no_scene(context):
+        return why
+    there = stack.active(strips.shown_scene(context)) is not None
+    return "" if there else "The active strip shows no takes; choose a strip that MuseV made"
+
+
+class StackOperator(Verb):
     """An operator on the active strip's takes."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        scene = strips.shown_scene(context)
-        if scene is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-        elif stack.active(scene) is None:
-            cls.poll_message_set("The active strip shows no takes; choose a strip that MuseV made")
-        else:
-            return True
-        return False
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_takes(context)
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> set[str] | None:
         scene = strips.shown_scene(context)
         try:
-            return self.do(scene, stack.active(scene)) or {"FINISHED"}
-        except REFUSALS as error:
-            return refuse(self, error)
+            return self.do(scene, stack.active(scene))
         finally:
             session.redraw()  # files changed, of which Blender knows nothing
 
@@ -155,11 +154,9 @@ class MUSEV_OT_take_label(TakeOperator, bpy.types.Operator):
         name="Label", description="A few words; empty for none", maxlen=80, options={"SKIP_SAVE"}
     )
 
+    @refusable
     def invoke(self, context, event):
-        try:
-            take = self.chosen(stack.active(strips.shown_scene(context)))
-        except REFUSALS as error:
-            return refuse(self, error)
+        take = self.chosen(stack.active(strips.shown_scene(context)))
         self.take, self.label = take.name, take.mark.label
         return context.window_manager.invoke_props_dialog(self)
 
@@ -190,12 +187,10 @@ class MUSEV_OT_takes_prune(StackOperator, bpy.types.Operator):
     )
     bl_options = {"REGISTER"}
 
+    @refusable
     def invoke(self, context, event):
         strip = stack.active(strips.shown_scene(context))
-        try:
-            names = prunable(strip)
-        except REFUSALS as error:
-            return refuse(self, error)
+        names = prunable(strip)
         if not names:
             return self.execute(context)
         return context.window_manager.invoke_confirm(
@@ -254,22 +249,19 @@ class MUSEV_OT_take_compare(TakeOperator, bpy.types.Operator):
         compare.compare(scene, strip, shown, other, self.kind, self.line)
 
 
-class MUSEV_OT_take_compare_end(bpy.types.Operator):
+class MUSEV_OT_take_compare_end(Verb, bpy.types.Operator):
     bl_idname = "musev.take_compare_end"
     bl_label = "End Comparison"
     bl_description = "Remove the comparison's temporary strips"
     bl_options = {"REGISTER", "UNDO"}
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if not compare.parts(strips.shown_scene(context)):
-            cls.poll_message_set("No takes are being compared")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return "" if compare.parts(strips.shown_scene(context)) else "No takes are being compared"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         compare.finish(strips.shown_scene(context))
-        return {"FINISHED"}
 
 
 class MUSEV_OT_recall_settings(TakeOperator, bpy.types.Operator):

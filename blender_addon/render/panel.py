@@ -10,8 +10,9 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, StringProperty
 
-from .. import gather, operators, props, session, strips, takes, ui
+from .. import gather, props, session, strips, takes, ui
 from ..captures import CaptureError
+from ..verbs import Verb, no_scene, refusable
 from . import settings as render_settings
 from .cache import Store
 from .passes import RenderCapture
@@ -85,7 +86,7 @@ def is_background() -> bool:
     return bpy.app.background
 
 
-class MUSEV_OT_render_controls(bpy.types.Operator):
+class MUSEV_OT_render_controls(Verb, bpy.types.Operator):
     bl_idname = "musev.render_controls"
     bl_label = "Render Pictures"
     bl_description = (
@@ -102,40 +103,29 @@ class MUSEV_OT_render_controls(bpy.types.Operator):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if strips.shown_scene(context) is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-            return False
-        if current is not None:
-            cls.poll_message_set("Pictures are being rendered already")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return no_scene(context) or ("" if current is None else "Pictures are being rendered already")
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         global current, problem
         scene = strips.shown_scene(context)
         settings = scene.musev
         problem = ""
-        try:
-            start, end = gather.clip_range(scene, settings)
-            made = render_settings.captures(
-                scene, settings, range(start, end), settings.width, settings.height
-            )
-            if not made:
-                raise RenderError("No kind of picture is chosen; turn on Depth, Normals, Line Art or a mask.")
-            folder = Path(bpy.path.abspath(self.directory)) if self.directory else None
-            if folder is None:
-                folder = takes.new_take(gather.takes_root(props.preferences(context)), "pictures")
-            export = Export(made[0], scene.name, start, folder, self.place)
-            if is_background():
-                self.wait(export)
-            else:
-                current = export
-                bpy.app.timers.register(_tick, first_interval=0.0)
-        except gather.REFUSALS as error:
-            return operators.refuse(self, error)
+        start, end = gather.clip_range(scene, settings)
+        made = render_settings.captures(scene, settings, range(start, end), settings.width, settings.height)
+        if not made:
+            raise RenderError("No kind of picture is chosen; turn on Depth, Normals, Line Art or a mask.")
+        folder = Path(bpy.path.abspath(self.directory)) if self.directory else None
+        if folder is None:
+            folder = takes.new_take(gather.takes_root(props.preferences(context)), "pictures")
+        export = Export(made[0], scene.name, start, folder, self.place)
+        if is_background():
+            self.wait(export)
+        else:
+            current = export
+            bpy.app.timers.register(_tick, first_interval=0.0)
         self.report({"INFO"}, f"{end - start} frames to {folder}")
-        return {"FINISHED"}
 
     def wait(self, export: Export) -> None:
         try:
@@ -147,35 +137,34 @@ class MUSEV_OT_render_controls(bpy.types.Operator):
             export.capture.cancel()
 
 
-class MUSEV_OT_render_controls_cancel(bpy.types.Operator):
+class MUSEV_OT_render_controls_cancel(Verb, bpy.types.Operator):
     bl_idname = "musev.render_controls_cancel"
     bl_label = "Cancel"
     bl_description = "Stop rendering pictures"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return current is not None
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return "No pictures are being rendered" if current is None else ""
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         _stop()
-        return {"FINISHED"}
 
 
-class MUSEV_OT_render_cache_clear(bpy.types.Operator):
+class MUSEV_OT_render_cache_clear(Verb, bpy.types.Operator):
     bl_idname = "musev.render_cache_clear"
     bl_label = "Clear Kept Pictures"
     bl_description = "Remove all rendered pictures that are kept on disk; they are rendered anew when needed"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         store = Store(render_settings.cache_folder())
         size = store.size
         try:
             store.clear()
         except OSError as error:
-            self.report({"ERROR"}, f"The pictures in {store.folder} can't be removed: {error}")
-            return {"CANCELLED"}
+            raise RenderError(f"The pictures in {store.folder} can't be removed: {error}") from None
         self.report({"INFO"}, f"{size / 1e6:.1f} MB removed")
-        return {"FINISHED"}
 
 
 class MUSEV_PT_render(ui.Sidebar, bpy.types.Panel):

@@ -9,9 +9,10 @@ import bpy
 from bpy.props import EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper, ImportHelper
 
-from .. import strips
+from .. import strips, takes
 from ..captures import CaptureError
 from ..ui import Sidebar, draw_text, line_width
+from ..verbs import Verb, no_scene, refusable
 from . import face_mesh, maps, people
 from .camera import PoseError
 from .characters import MusevPerson, MusevRig, active, add, recognised
@@ -20,30 +21,22 @@ from .skeleton import FACE
 POINTS = tuple((point, point.replace("_", " ").capitalize(), "") for point in maps.MAPPABLE)
 
 
-class CharacterOperator:
+class CharacterOperator(Verb):
     """A verb of the Characters panel: one undo step, refused where the sequencer shows no scene."""
 
     bl_options = {"REGISTER", "UNDO"}
     needs_character = True
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        scene = strips.shown_scene(context)
-        if scene is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-            return False
-        if cls.needs_character and active(scene.musev) is None:
-            cls.poll_message_set("No character is chosen; add one to the list")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        if why := no_scene(context):
+            return why
+        missing = cls.needs_character and active(strips.shown_scene(context).musev) is None
+        return "No character is chosen; add one to the list" if missing else ""
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            self.do(context, strips.shown_scene(context).musev)
-        except (CaptureError, OSError, UnicodeDecodeError) as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        return {"FINISHED"}
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        self.do(context, strips.shown_scene(context).musev)
 
 
 class MUSEV_OT_characters_find(CharacterOperator, bpy.types.Operator):
@@ -182,7 +175,7 @@ class MUSEV_OT_character_export_map(CharacterOperator, bpy.types.Operator, Expor
             item.armature.name, {point: (hook,) for point, hook in match.hooks.items()},
             match.map.marks, match.map.head_has_length,
         )  # fmt: skip
-        Path(bpy.path.abspath(self.filepath)).write_text(maps.to_json(found), encoding="utf-8")
+        takes.write_whole(Path(bpy.path.abspath(self.filepath)), maps.to_json(found).encode())
 
 
 class MUSEV_OT_character_import_map(CharacterOperator, bpy.types.Operator, ImportHelper):
@@ -193,8 +186,12 @@ class MUSEV_OT_character_import_map(CharacterOperator, bpy.types.Operator, Impor
     filter_glob: StringProperty(default="*.json", options={"HIDDEN"})
 
     def do(self, context: bpy.types.Context, settings) -> None:
-        with Path(bpy.path.abspath(self.filepath)).open(encoding="utf-8") as file:
-            text = file.read(maps.MAX_BYTES + 1)
+        path = Path(bpy.path.abspath(self.filepath))
+        try:
+            with path.open(encoding="utf-8") as file:
+                text = file.read(maps.MAX_BYTES + 1)
+        except (OSError, UnicodeDecodeError) as error:
+            raise maps.MapError(f"{path} can't be read ({error}); choose an exported map.") from None
         rig_map = maps.from_json(text)
         saved = active(settings).settings
         saved.custom, saved.map = maps.to_json(rig_map), "CUSTOM"

@@ -8,10 +8,10 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from .. import strips, takes
-from ..gather import REFUSALS, SettingsError, clip_plan, clip_range, takes_root
-from ..operators import refuse
+from ..gather import SettingsError, clip_plan, clip_range, takes_root
 from ..props import preferences
 from ..ui import Sidebar, draw_text, line_width
+from ..verbs import Verb, no_scene, refusable
 from . import export
 from .cast import cast
 from .pose import PoseCapture
@@ -39,18 +39,13 @@ def reading(
     )
 
 
-class ExportOperator:
+class ExportOperator(Verb):
     """What the verbs that read poses have in common."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if strips.shown_scene(context) is None:
-            cls.poll_message_set("The sequencer shows no scene; choose one in its header")
-            return False
-        if export.current.running:
-            cls.poll_message_set("Poses are being exported; wait for the end, or cancel")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        busy = "Poses are being exported; wait for the end, or cancel" if export.current.running else ""
+        return no_scene(context) or busy
 
 
 class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
@@ -122,14 +117,11 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
         column.prop(self, "height")
         layout.prop(self, "overwrite")
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            work = self.work(strips.shown_scene(context))
-            export.current.start(work, at_once=self.wait or bpy.app.background)
-        except REFUSALS as error:
-            return refuse(self, error)
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        work = self.work(strips.shown_scene(context))
+        export.current.start(work, at_once=self.wait or bpy.app.background)
         self.report({"INFO"}, f"{work.total} frames to {work.folder}")
-        return {"FINISHED"}
 
     def work(self, owner: bpy.types.Scene) -> export.PoseExport:
         """What is to be exported, checked as far as can be now; makes the folder. Raises REFUSALS."""
@@ -180,40 +172,34 @@ class MUSEV_OT_preview_strip(ExportOperator, bpy.types.Operator):
         description="Return when the strip is there; without it, Blender stays free meanwhile",
     )  # fmt: skip
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         owner = strips.shown_scene(context)
-        try:
-            plan = clip_plan(owner, owner.musev)
-            capture = reading(owner, plan.times)
-            name = takes.clip_name(f"{capture.people[0].name}_poses")
-            folder = takes.new_take(takes_root(preferences(context)), name)
-            shown = tuple(
-                min(int(frame * plan.fps / plan.output_fps), plan.num_frames - 1)
-                for frame in range(plan.output_frames)
-            )
-            strip = export.Strip(owner.name, name, int(plan.times[0]), shown)
-            work = export.PoseExport(capture, folder, name, 1, strip=strip)
-            export.current.start(work, at_once=self.wait or bpy.app.background)
-        except REFUSALS as error:
-            return refuse(self, error)
-        return {"FINISHED"}
+        plan = clip_plan(owner, owner.musev)
+        capture = reading(owner, plan.times)
+        name = takes.clip_name(f"{capture.people[0].name}_poses")
+        folder = takes.new_take(takes_root(preferences(context)), name)
+        shown = tuple(
+            min(int(frame * plan.fps / plan.output_fps), plan.num_frames - 1)
+            for frame in range(plan.output_frames)
+        )
+        strip = export.Strip(owner.name, name, int(plan.times[0]), shown)
+        work = export.PoseExport(capture, folder, name, 1, strip=strip)
+        export.current.start(work, at_once=self.wait or bpy.app.background)
 
 
-class MUSEV_OT_export_cancel(bpy.types.Operator):
+class MUSEV_OT_export_cancel(Verb, bpy.types.Operator):
     bl_idname = "musev.export_cancel"
     bl_label = "Cancel"
     bl_description = "Stop writing poses and remove what was written"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if not export.current.running:
-            cls.poll_message_set("No poses are being written")
-            return False
-        return True
+    def why_not(cls, context: bpy.types.Context) -> str:
+        return "" if export.current.running else "No poses are being written"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
         export.current.stop()
-        return {"FINISHED"}
 
 
 class MUSEV_PT_views(Sidebar, bpy.types.Panel):
