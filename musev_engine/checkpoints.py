@@ -20,10 +20,10 @@ from diffusers.loaders import single_file_utils
 from safetensors import SafetensorError, safe_open
 
 from musev_engine.errors import EngineError
+from musev_engine.kinds import SD1, seems
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
-SD1 = "Stable Diffusion 1"
 PORTION = 2**26  # numbers read from a file before its memory map is let go
 
 # How attention layers of the VAE were called in files from before diffusers 0.18.
@@ -135,41 +135,6 @@ def under(prefix: str, weights: Mapping[str, Stored]) -> Weights:
 
 
 # ---- what a file is -------------------------------------------------------------------------------------
-
-_SIGNS = (  # part of a key -> what has such keys; the first that is found counts
-    (r"^(image_proj|ip_adapter)\.", "an IP-Adapter"),
-    (r"^lora_(te2|te1)_", "a LoRA for Stable Diffusion XL"),
-    (r"lora_(down|up|A|B)\.|\.lora\.(down|up)\.|_lora\.(down|up)\.|^lora_", "a LoRA"),
-    (r"hada_w1|lokr_w", "a LyCORIS network"),
-    (r"^(emb_params|string_to_param\.|clip_[gl]$)", "a textual inversion"),
-    (r"motion_modules\.", "an AnimateDiff model"),
-    (r"^conditioner\.embedders\.|add_embedding\.|label_emb\.", "Stable Diffusion XL"),
-    (r"joint_blocks\.|transformer_blocks\.0\.norm1_context\.", "Stable Diffusion 3"),
-    (r"double_blocks\.|single_transformer_blocks\.", "Flux"),
-    (r"clip_txt_mapper|effnet_mapper", "Stable Cascade"),
-    (r"^cond_stage_model\.model\.", "Stable Diffusion 2"),
-    (r"controlnet_cond_embedding\.|^(control_model\.)?input_hint_block\.", "a ControlNet"),
-)
-_CONTEXT = {
-    768: SD1,
-    1024: "Stable Diffusion 2",
-    1280: "Stable Diffusion XL's refiner",
-    2048: "Stable Diffusion XL",
-}
-_LATENTS = {8: "a model that edits by instruction (InstructPix2Pix)", 9: "an inpainting model"}
-
-
-def seems(weights: Mapping[str, Stored]) -> str:
-    """What a file's keys and shapes look like, such as "Stable Diffusion XL" or "a LoRA"; "" if like nothing known."""
-    for pattern, name in _SIGNS:
-        if any(re.search(pattern, key) for key in weights):
-            return name
-    for key, stored in weights.items():
-        first = re.match(r"(model\.diffusion_model\.)?(conv_in|input_blocks\.0\.0)\.weight$", key)
-        if first and len(stored.shape) == 4 and stored.shape[1] in _LATENTS:
-            return _LATENTS[stored.shape[1]]
-    widths = [stored.shape[1:] for key, stored in weights.items() if key.endswith("attn2.to_k.weight")]
-    return _CONTEXT.get(math.prod(widths[0]), "") if widths else ""
 
 
 def check_base(weights: Mapping[str, Stored], path: Path) -> None:

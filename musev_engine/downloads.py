@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from musev_engine.errors import EngineError
 from musev_engine.registry import (
+    ADDED,
     INCOMING,
     RECEIPTS,
     KnownModel,
@@ -90,7 +91,7 @@ def fetch(
     root = models_folder()
     incoming = root / INCOMING / model.id
     incoming.mkdir(parents=True, exist_ok=True)
-    _check_space(root, sum(remote.size for remote in remotes) - _bytes_in(incoming))
+    check_space(root, sum(remote.size for remote in remotes) - _bytes_in(incoming))
     hashes = {remote.name: _fetch_file(remote, incoming, told) for remote in remotes}
     for remote in remotes:
         place = root / model.folder / remote.name
@@ -117,7 +118,8 @@ def remove(model: KnownModel) -> list[Path]:
             if folder.exists():
                 folder.rmdir()
     shutil.rmtree(root / INCOMING / model.id, ignore_errors=True)
-    (root / RECEIPTS / f"{model.id}.json").unlink(missing_ok=True)
+    for told in (RECEIPTS, ADDED):
+        (root / told / f"{model.id}.json").unlink(missing_ok=True)
     return gone
 
 
@@ -231,7 +233,8 @@ def _told(model: KnownModel | None, url: str) -> Iterator[None]:
         ) from error
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Path, needed: int) -> None:
+    """Raises EngineError, code "disk_full", unless so many bytes more leave enough free."""
     free = shutil.disk_usage(folder).free
     if needed + SPARE_BYTES > free:
         raise EngineError(

@@ -23,8 +23,8 @@ from musev_engine.checkpoints import (
     open_weights,
     read_all,
     read_json,
-    seems,
 )
+from musev_engine.kinds import NOT_PLAIN_LORA, SD1, lora_seems
 from musev_engine.networks import MOTION_KEYS
 
 MAX_WEIGHT, MAX_RANK = 100, 4096
@@ -93,8 +93,11 @@ def check_lora(path: Path) -> None:
     no plain LoRA, or seems to be one for another base than Stable Diffusion 1."""
     weights = open_weights(path)
     _check_plain(path, weights)
-    like = _seems(weights)
-    if not any(re.search(_ENDINGS[0][0], key) for key in weights) or like not in ("", _FOR[768]):
+    like = lora_seems(weights)
+    if not any(re.search(_ENDINGS[0][0], key) for key in weights) or like not in (
+        "",
+        f"a LoRA for {SD1}",
+    ):
         what = f"it seems to be {like}" if like else f"its keys are no LoRA's: {', '.join(list(weights)[:3])}"
         raise bad_model(f"{path} is no LoRA for this model", what, _OTHER)
 
@@ -128,7 +131,6 @@ _FEW_STEP: tuple[tuple[str, Callable[[re.Match], FewStep]], ...] = (
 
 # ---- files ----------------------------------------------------------------------------------------------
 
-_NOT_PLAIN = r"hada_w|lokr_w|dora_scale|lora_magnitude_vector|oft_|\.on_input$|\.diff(_b)?$"
 _ENDINGS = (  # of a key -> which part of a layer it is
     (
         r"\.(?:lora_down|lora_A|lora\.down|lora_linear_layer\.down)(?:\.\w+)?\.weight$|_lora\.down\.weight$",
@@ -138,11 +140,6 @@ _ENDINGS = (  # of a key -> which part of a layer it is
     (r"\.lora_mid\.weight$", "mid"),
     (r"(?:\.lora)?\.alpha$", "alpha"),
 )
-_FOR = {  # the width of the text that its layers read -> whom it is for
-    768: "a LoRA for Stable Diffusion 1",
-    1024: "a LoRA for Stable Diffusion 2",
-    2048: "a LoRA for Stable Diffusion XL",
-}
 _OTHER = "Take a LoRA made for Stable Diffusion 1.5."
 _NETWORKS = {
     "lora_unet_": "unet",
@@ -175,7 +172,7 @@ def _read_lora(
     for names, what in ((unknown, "not known"), (halves, "half there"), (misshaped, "of another shape")):
         if names or not found:
             listed = f"{len(names)} {what}: {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}"
-            like = _seems(weights)
+            like = lora_seems(weights)
             raise bad_model(
                 f"The LoRA {path} isn't for this model",
                 f"{listed}; it seems to be {like}" if like else listed,
@@ -200,7 +197,7 @@ def _read_lora(
 
 
 def _check_plain(path: Path, weights: Weights) -> None:
-    if odd := next((key for key in weights if re.search(_NOT_PLAIN, key)), None):
+    if odd := next((key for key in weights if re.search(NOT_PLAIN_LORA, key)), None):
         raise bad_model(f"{path} is another kind of change than a LoRA", odd, "Take a plain LoRA.")
 
 
@@ -233,18 +230,6 @@ def _text_layers(text_encoder: nn.Module) -> dict[str, Layer]:
         for name, module in text_encoder.named_modules()
         if isinstance(module, Layer)
     }
-
-
-def _seems(weights: Weights) -> str:
-    """Which model a LoRA is for, as far as its keys and shapes tell."""
-    like = seems(weights)
-    if like == "a LoRA":
-        reads_text = (
-            r"attn2[._](processor\.)?to_k(_lora)?\.(lora_down|lora_A|lora\.down|down)(\.\w+)?\.weight$"
-        )
-        widths = [stored.shape[-1] for key, stored in weights.items() if re.search(reads_text, key)]
-        return _FOR.get(widths[0], "") if widths else ""
-    return like
 
 
 def _declared_alpha(path: Path) -> Callable[[str, str, int], float]:

@@ -3,7 +3,8 @@
 What is known of each stands in `assets/models.toml`. Models lie in the models folder: this user's own, or the one
 that the environment variable MUSEV_MODELS names. It is laid out as MuseV's `checkpoints` folder; where that has no
 place for something (ControlNets, detectors), models.toml says ours. Other folders of that layout, a MuseV
-checkout's for one, are searched too once `add_folder` was told of them.
+checkout's for one, are searched too once `add_folder` was told of them. Beside the known models there are those that
+somebody added by a file (`added_files`); what is told of them lies in the models folder's `.added`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ ROLES = (
     "tokenizer",
 )  # fmt: skip
 UNKNOWN = "unknown"  # a licence that nobody here could verify
-FOLDERS, RECEIPTS, INCOMING = "folders.json", ".downloaded", ".incoming"  # in the models folder
+FOLDERS, RECEIPTS, INCOMING, ADDED = (
+    "folders.json",
+    ".downloaded",
+    ".incoming",
+    ".added",
+)  # in the models folder
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class KnownModel:
 
     licence: None where nobody here could verify it; licence_url: where it stands. commercial: whether one may
     sell what it makes, None where not known. url: the address of its one file if no hub has it, else "".
+
+    Of one that was added by a file, repository and url are "". trigger: words that bring it out, "" where not known.
+    stands_for: of an added ControlNet, the known one that it is used for.
     """
 
     id: str
@@ -73,11 +82,18 @@ class KnownModel:
     licence_url: str
     commercial: bool | None
     url: str = ""
+    trigger: str = ""
+    stands_for: str = ""
+
+    @property
+    def added(self) -> bool:
+        """Whether somebody added it by a file, so that it can't be downloaded."""
+        return not (self.repository or self.url)
 
     @property
     def source(self) -> str:
-        """Where it comes from, as a person reads it."""
-        return self.url or f"{HUB}/{self.repository}"
+        """Where it comes from, as a person reads it; "" where only who added it knows."""
+        return self.url or (f"{HUB}/{self.repository}" if self.repository else "")
 
     @property
     def size(self) -> int | None:
@@ -91,7 +107,8 @@ class KnownModel:
     def terms(self) -> str:
         """The licence in one line."""
         sold = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not known"}
-        return f"{self.licence or 'licence not known to this engine'}; {sold[self.commercial]}; {self.licence_url}"
+        told = (self.licence or "licence not known to this engine", sold[self.commercial], self.licence_url)
+        return "; ".join(filter(None, told))
 
 
 @cache
@@ -106,15 +123,21 @@ def controls() -> dict[str, tuple[str, ...]]:
     return {name: tuple(needs) for name, needs in _read()["controls"].items()}
 
 
+def listing() -> dict[str, KnownModel]:
+    """The known models, then those that were added by a file, by id. Raises EngineError as `added_files`."""
+    return known() | added_files()
+
+
 def model(id: str) -> KnownModel:
-    """Raises EngineError, code "unknown_model", with the nearest ids."""
-    if id not in known():
-        lower = {name.lower(): name for name in known()}
+    """A known or added model. Raises EngineError, code "unknown_model", with the nearest ids."""
+    models = known() if id in known() else listing()
+    if id not in models:
+        lower = {name.lower(): name for name in models}
         near = [lower[name] for name in difflib.get_close_matches(id.lower(), lower, n=3, cutoff=0.5)]
-        near = near or [name for name in known() if id.lower() in name.lower()][:3]
+        near = near or [name for name in models if id.lower() in name.lower()][:3]
         remedy = f"Did you mean {' or '.join(near)}?" if near else "See: musev models list"
         raise EngineError("No known model has this id", id, remedy, code="unknown_model")
-    return known()[id]
+    return models[id]
 
 
 def find(id: str) -> Path:
@@ -161,6 +184,20 @@ def here(wanted: KnownModel) -> dict[str, Path]:
 def installed(id: str) -> bool:
     """Whether all its files are here; doesn't read them."""
     return len(here(model(id))) == len(model(id).files)
+
+
+def find_net(id: str) -> Path:
+    """Where a known ControlNet lies, or an added one that stands for it. Raises EngineError as `find`."""
+    if not installed(id):
+        for one in added_files().values():
+            if one.stands_for == id and installed(one.id):
+                return find(one.id)
+    return find(id)
+
+
+def has_net(id: str) -> bool:
+    """Whether `find_net` finds it."""
+    return installed(id) or any(one.stands_for == id and installed(one.id) for one in added_files().values())
 
 
 def image_models() -> dict[str, Path]:
@@ -214,6 +251,31 @@ def receipt(wanted: KnownModel) -> dict[str, str]:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- added files --------------------------------------------------------------------------------------
+
+
+def added_files() -> dict[str, KnownModel]:
+    """The models that were added by a file to this user's models folder, by id. Raises EngineError where what is told
+    of one can't be read."""
+    told = sorted((models_folder() / ADDED).glob("*.json"))
+    return {path.stem: _added(path) for path in told if path.stem not in known()}
+
+
+def _added(path: Path) -> KnownModel:
+    row = _read_json(path)
+    try:
+        file = ModelFile(row["file"], (row["file"],), row["size"], row["sha256"])
+        return KnownModel(
+            id=path.stem, role=row["role"], about=row["about"], repository="", revision="", folder=row["folder"],
+            also=(), files=(file,), licence=row["licence"], licence_url=row["licence_url"],
+            commercial=row["commercial"], trigger=row["trigger"], stands_for=row["stands_for"],
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise EngineError(
+            f"{path} doesn't tell all of an added model", error, "Remove it, and add the file again."
+        ) from error
 
 
 # --- folders ------------------------------------------------------------------------------------------
@@ -321,9 +383,9 @@ def _missing(wanted: KnownModel, files: list[ModelFile]) -> EngineError:
     told = [f"{file.name}{_how_large(file)}" for file in files]
     names = ", ".join(told[:4]) + (f" and {len(told) - 4} more files" if len(told) > 4 else "")
     return EngineError(
-        f"The model {wanted.id} isn't here: {names}, from {wanted.source}. Licence: {wanted.terms}",
+        f"The model {wanted.id} isn't here: {names}, from {wanted.source or 'a file'}. Licence: {wanted.terms}",
         models_folder() / wanted.folder,
-        f"Run: musev models download {shlex.quote(wanted.id)}",
+        "Add its file again." if wanted.added else f"Run: musev models download {shlex.quote(wanted.id)}",
         code="missing_model",
     )
 

@@ -1,0 +1,245 @@
+"""Models that somebody adds by a file: named, told apart by what is in them, and put into the models folder whole or
+not at all.
+
+A file that arrives lies in the models folder's `.incoming/NAME.added` with `told.json` beside it, what was said of it.
+`settle` looks into it and puts it in its place; what is known of it then lies in `.added/NAME.json`. Imports torch only
+to look into PyTorch's own files, as bare tensors.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from musev_engine import downloads, kinds, registry
+from musev_engine.errors import EngineError
+from musev_engine.kinds import Header
+
+ROOMS = {  # role: where its files lie in a models folder
+    "t2i": "t2i/sd1.5", "lora": "lora", "embedding": "embedding", "vae": "vae", "ip-adapter": "IP-Adapter/models",
+    "controlnet": "controlnet",
+}  # fmt: skip
+SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"  # an image model's name follows a motion model's in a request
+MAX_BYTES, MAX_ADDED = 16 * 2**30, 200
+COPY_BYTES = 4 * 2**20
+FILE, TOLD = "model", "told.json"  # of one that arrives
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that is to be added. id: what it will be called; suffix: one of SUFFIXES; size: bytes.
+
+    role: one of ROOMS, "" for what the file seems to be. licence: its name, "" where whoever adds it doesn't know;
+    commercial: whether one may sell what it makes. stands_for: of a ControlNet, the known one in whose place it is
+    used, "" for the one that its name tells.
+    """
+
+    id: str
+    suffix: str
+    size: int
+    role: str = ""
+    about: str = ""
+    licence: str = ""
+    licence_url: str = ""
+    commercial: bool | None = None
+    stands_for: str = ""
+
+
+def begin(wanted: Wanted) -> Path:
+    """Make room for a file, and give the path that its bytes are to be written to.
+
+    Raises EngineError: "bad_name", "name_taken", "bad_model" (its kind, suffix or size) or "disk_full".
+    """
+    _check(wanted)
+    root = registry.models_folder()
+    root.mkdir(parents=True, exist_ok=True)
+    drop(wanted.id)
+    downloads.check_space(root, wanted.size)
+    folder = _incoming(wanted.id)
+    folder.mkdir(parents=True)
+    (folder / TOLD).write_text(json.dumps(asdict(wanted)), encoding="utf-8")
+    return folder / f"{FILE}{wanted.suffix}"
+
+
+def drop(id: str) -> None:
+    """Forget a file that was arriving; nothing if none was."""
+    shutil.rmtree(_incoming(id), ignore_errors=True)
+
+
+def check_header(wanted: Wanted, tensors: dict) -> str:
+    """The role in which a file with such tensors is added. Raises EngineError, code "wrong_kind", which names what it
+    seems to be and what is needed."""
+    role, like = kinds.role_of(tensors)
+    if role and wanted.role in ("", role):
+        return role
+    seems = f"it seems to be {like}" if like else f"it holds {', '.join(sorted(tensors)[:3]) or 'nothing'}"
+    needed = kinds.ROLES[wanted.role] if wanted.role else "; ".join(kinds.ROLES.values())
+    remedy = f"Add it as {kinds.ROLES[role]}." if role else f"Needed is {needed}."
+    raise EngineError(
+        f"This file can't be added as {kinds.ROLES[wanted.role] if wanted.role else 'a model'}", seems, remedy,
+        code="wrong_kind",
+    )  # fmt: skip
+
+
+def settle(id: str) -> registry.KnownModel:
+    """Look into a file that has arrived whole, and put it in its place. What doesn't do is thrown away.
+
+    Raises EngineError: "bad_model" for a damaged file, "wrong_kind", "name_taken".
+    """
+    folder = _incoming(id)
+    try:
+        wanted = Wanted(**json.loads((folder / TOLD).read_text(encoding="utf-8")))
+        file = folder / f"{FILE}{wanted.suffix}"
+        if file.stat().st_size != wanted.size:
+            raise _bad(f"The file should have {wanted.size:,} bytes", f"{file.stat().st_size:,}")
+        header = _header(file)
+        role = check_header(wanted, header.tensors)
+        stands_for = _net(wanted) if role == "controlnet" else ""
+        sha256 = registry.sha256_of(file)
+        _check(wanted)  # once more: another may have come meanwhile
+        place = registry.models_folder() / ROOMS[role] / f"{id}{wanted.suffix}"
+        if place.exists():
+            raise _taken(id, f"a file of this name lies in {ROOMS[role]}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        told = {
+            "role": role, "folder": ROOMS[role], "file": place.name, "size": wanted.size, "sha256": sha256,
+            "about": wanted.about or "added by a file", "licence": wanted.licence or None,
+            "licence_url": wanted.licence_url, "commercial": wanted.commercial, "stands_for": stands_for,
+            "trigger": _trigger(id, role, header),
+        }  # fmt: skip
+        (folder / TOLD).write_text(json.dumps(told, indent=1), encoding="utf-8")
+        row = registry.models_folder() / registry.ADDED / f"{id}.json"
+        row.parent.mkdir(exist_ok=True)
+        os.replace(file, place)
+        os.replace(folder / TOLD, row)
+    finally:
+        drop(id)
+    return registry.model(id)
+
+
+def add_file(
+    path: Path, wanted: Wanted, told: Callable[[int], None] = lambda done: None
+) -> registry.KnownModel:
+    """Copy a file of this machine into the models folder. told: how many bytes are here.
+
+    Raises EngineError as `begin` and `settle`, OSError where it can't be read or written.
+    """
+    with path.open("rb") as source:
+        if wanted.suffix == ".safetensors":  # before anything is copied
+            check_header(wanted, kinds.header_of(source, wanted.size).tensors)
+            source.seek(0)
+        try:
+            with begin(wanted).open("wb") as target:
+                while piece := source.read(COPY_BYTES):
+                    target.write(piece)
+                    told(target.tell())
+        except OSError:
+            drop(wanted.id)
+            raise
+    return settle(wanted.id)
+
+
+def name_of(path: str) -> str:
+    """What a file could be called in here, from its own name."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(path).stem).strip("_.-")
+    return stem[:40] or "model"
+
+
+# ---- checks ---------------------------------------------------------------------------------------------
+
+
+def _check(wanted: Wanted) -> None:
+    """Raises EngineError for what can't be added, whatever is in it."""
+    if not re.fullmatch(NAME, wanted.id):
+        remedy = "Use 1 to 40 letters of A-Z, a-z, 0-9, _, . and -, the first a letter or digit."
+        raise EngineError("A model can't have this name", wanted.id, remedy, code="bad_name")
+    if wanted.suffix not in SUFFIXES:
+        raise _bad("A model comes as one of " + ", ".join(SUFFIXES), wanted.suffix or "no ending")
+    if wanted.role not in ("", *ROOMS):
+        raise EngineError(
+            "Nothing of this kind can be added", wanted.role, f"Choose {', '.join(ROOMS)}.", code="bad_model"
+        )
+    if not 16 <= wanted.size <= MAX_BYTES:
+        raise _bad(f"A model has 16 bytes to {MAX_BYTES >> 30} GB", f"{wanted.size:,} bytes")
+    if wanted.role == "controlnet":
+        _net(wanted)
+    models, lower = registry.listing(), wanted.id.lower()
+    if len(registry.added_files()) >= MAX_ADDED:
+        raise EngineError(
+            f"At most {MAX_ADDED} models can be added", MAX_ADDED, "Remove one first.", code="too_many_models"
+        )
+    if near := next((id for id in models if id.lower() == lower), None):
+        raise _taken(wanted.id, f"it is {models[near].about}")
+    shipped = Path(__file__).parent / "assets"
+    if any(index.parent.name.lower() == lower for index in shipped.glob("*/model_index.json")):
+        raise _taken(wanted.id, "it came with the engine")
+    for root in registry.folders():
+        for room in ROOMS.values():
+            there = (root / room).iterdir() if (root / room).is_dir() else ()
+            if path := next((path for path in there if path.stem.lower() == lower), None):
+                raise _taken(wanted.id, f"{path.name} lies in {room}")
+
+
+def _net(wanted: Wanted) -> str:
+    """The known ControlNet in whose place this one is used."""
+    nets = [one.id for one in registry.known().values() if one.role == "controlnet"]
+    if wanted.stands_for:
+        if wanted.stands_for not in nets:
+            raise EngineError(
+                "No known ControlNet has this id",
+                wanted.stands_for,
+                f"Choose {', '.join(nets)}.",
+                code="unknown_model",
+            )
+        return wanted.stands_for
+    told = re.split(r"[^a-z]+", wanted.id.lower())
+    found = [net for net in nets if re.split(r"[_-]", net)[-1] in told and "anime" not in net]
+    if len(found) != 1:
+        raise EngineError(
+            "The name doesn't tell which pictures this ControlNet follows", wanted.id,
+            f"Say whose place it takes: {', '.join(nets)}.", code="wrong_kind",
+        )  # fmt: skip
+    return found[0]
+
+
+def _header(file: Path) -> Header:
+    """What is in a file, of either kind."""
+    if file.suffix == ".safetensors":
+        with file.open("rb") as opened:
+            return kinds.header_of(opened, file.stat().st_size)
+    from musev_engine.checkpoints import open_weights  # torch
+
+    try:
+        return Header(open_weights(file), {})
+    except EngineError as error:  # where it lay for a moment tells nobody anything
+        raise EngineError(
+            error.message.replace(str(file), "The file"), error.value, error.remedy, code=error.code
+        ) from error
+
+
+def _trigger(id: str, role: str, header: Header) -> str:
+    """The words that a prompt must have for it: a LoRA's, or an embedding's own."""
+    if role == "lora":
+        return kinds.trigger(header.texts)
+    if role != "embedding":
+        return ""
+    a1111 = any(key == "emb_params" or key.startswith("string_to_param.") for key in header.tensors)
+    return id if a1111 else next(iter(header.tensors))[: kinds.MAX_TRIGGER]
+
+
+def _incoming(id: str) -> Path:
+    return registry.models_folder() / registry.INCOMING / f"{id}.added"
+
+
+def _bad(message: str, value: object) -> EngineError:
+    return EngineError(message, value, "Download the file again.", code="bad_model")
+
+
+def _taken(id: str, by: str) -> EngineError:
+    return EngineError(
+        f"This name is taken: {by}", id, "Give it another name, or remove that one first.", code="name_taken"
+    )
