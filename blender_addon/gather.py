@@ -27,6 +27,7 @@ from .rig import pose
 from .rig.cast import Cast, cast
 from .rig.people import Person
 from .rig.still_pose import StillOfAnother
+from .shot import Shot
 
 TO_COME = "0" * 64  # stands for what is still to be read, so that the rest of a request is checked at once
 
@@ -92,25 +93,31 @@ def still_bytes(settings: MusevSettings) -> bytes | None:
     return stills.from_image(settings.still_image, settings.width, settings.height)
 
 
-def still_capture(scene: bpy.types.Scene, settings: MusevSettings) -> sources.StillCapture | None:
-    """What reads the reference still, where it is what a strip shows. Raises SourceError."""
+def still_capture(
+    scene: bpy.types.Scene, settings: MusevSettings, at: int | None = None
+) -> sources.StillCapture | None:
+    """What reads the reference still, where it is what a strip shows, at a frame (None: the current one). Raises
+    SourceError."""
     if settings.still_source != "STRIP" or not settings.still_strip:
         return None
     size = (settings.width, settings.height)
-    return sources.still_capture(scene, settings.still_strip, scene.frame_current, *size)
+    return sources.still_capture(
+        scene, settings.still_strip, scene.frame_current if at is None else at, *size
+    )
 
 
 def pose_capture(
     scene: bpy.types.Scene, settings: MusevSettings, times: tuple[float, ...]
 ) -> pose.PoseCapture | StillOfAnother:
     """What is to be read from the characters, and from the rig in the still where that is said. Raises PoseError."""
-    who, still_rig = cast(scene), settings.still_rig
+    who, still_rig = cast(scene, settings), settings.still_rig
     if not settings.use_still_frame:
         return _poses(settings, who, times)
     if still_rig is None or any(still_rig.name == person.armature for person in who.people):
         return _poses(settings, who, (*times, settings.still_frame), with_still=True)
     return StillOfAnother(
-        _poses(settings, who, times), _poses(settings, cast(scene, still_rig), (settings.still_frame,))
+        _poses(settings, who, times),
+        _poses(settings, cast(scene, settings, still_rig), (settings.still_frame,)),
     )
 
 
@@ -222,27 +229,31 @@ def request(
 
 def clip_job(
     context: bpy.types.Context, result: str = "clip", seed: int | None = None, folder: Path | None = None,
-    part: Part | None = None,
+    part: Part | None = None, shot: Shot | None = None,
 ) -> Job:  # fmt: skip
     """The clip that the settings describe, or its pose pictures (`ClipRequest.result`), checked as far as can be now.
     seed: another one than the settings'. folder: of the clip that it becomes a take of; None: as `clip_folder` says.
-    part: some frames of the clip, and what stays beside them. Makes its take's folder last.
+    part: some frames of the clip, and what stays beside them. shot: another clip than the panel's. Makes its take's
+    folder last.
 
     Raises REFUSALS.
     """
     scene = strips.shown_scene(context)
-    settings: MusevSettings = scene.musev
-    when = clip_plan(scene, settings, part.span if part is not None else None)
+    settings: MusevSettings = scene.musev if shot is None else shot.settings
+    other = part or shot  # with frames of its own
+    when = clip_plan(scene, settings, other.span if other else None)
     mode, size, blobs = settings.mode, (settings.width, settings.height), {}
     if part is not None and mode == "still" and not part.begins:
         mode = "text"  # it goes on from frames that stay; the still is none of its frames
     about = {"rates": {"generated": str(when.fps), "timeline": str(when.output_fps)}}
+    about |= shot.about if shot else {}
+    folder = shot.folder if shot else folder
     captures: list[Capture] = []
     still = None
     if mode != "text" and (png := still_bytes(settings)):
         still, about["still_source"] = blob_sha256(png), settings.still_image.name
         blobs[still] = png
-    elif mode != "text" and (reading := still_capture(scene, settings)):
+    elif mode != "text" and (reading := still_capture(scene, settings, shot.still_at if shot else None)):
         still, about["still_source"] = TO_COME, f"{settings.still_strip}, frame {reading.times[0]:g}"
         captures.append(reading)
     rendered = renders.captures(scene, settings, when.times, *size) if result == "clip" else []
@@ -269,7 +280,7 @@ def clip_job(
     if result == "clip":
         asked, held = pinned(asked, scene, settings, when, part)
         blobs |= held
-    clip = clip_title(settings)
+    clip = clip_title(settings) if shot is None else takes.clip_name(shot.title)
     if result == "clip":
         root = takes_root(preferences(context))
         take = takes.next_take(folder or clip_folder(scene, settings, root, clip, when))

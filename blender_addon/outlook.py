@@ -45,7 +45,7 @@ def why_not(context: bpy.types.Context) -> str:
     try:
         request_of(scene, scene.musev)
         gather.takes_root(preferences(context))
-        _check_model(scene.musev.model)
+        check_model(scene.musev.model)
     except gather.REFUSALS as problem:
         return str(problem)
     return ""
@@ -79,16 +79,19 @@ def outlook(scene: bpy.types.Scene) -> Outlook:
     return Outlook(", ".join(said), tight, estimate.remedies)
 
 
-def request_of(scene: bpy.types.Scene, settings: MusevSettings) -> ClipRequest:
-    """The request that the settings describe, its inputs named but not read. Raises gather.REFUSALS."""
-    when, mode = gather.clip_plan(scene, settings), settings.mode
+def request_of(
+    scene: bpy.types.Scene, settings: MusevSettings, span: tuple[int, int] | None = None
+) -> ClipRequest:
+    """The request that the settings describe, its inputs named but not read. span: other frames than the settings'
+    range. Raises gather.REFUSALS."""
+    when, mode = gather.clip_plan(scene, settings, span), settings.mode
     image = settings.still_image if settings.still_source == "IMAGE" else settings.still_strip
     still = TO_COME if mode != "text" and image else None
     wanted = renders.wanted(settings)
     controls = [dataclasses.replace(control, pictures=(TO_COME,)) for control in wanted.controls]
     source = wanted.source_strength
     if mode == "pose":
-        stage(scene)
+        stage(scene, settings)
     if mode == "video":
         made_from = settings.source
         sources.chosen(scene, made_from.choice, made_from.strip)
@@ -157,7 +160,7 @@ def _models():
     return welcome.models if welcome else ()
 
 
-def _check_model(name: str) -> None:
+def check_model(name: str) -> None:
     """Raises SettingsError where the engine has told that it can't make clips with it."""
     there = [each.name for each in _models() if each.installed]
     if there and name not in there:

@@ -23,26 +23,29 @@ class Cast:
     height: int
 
 
-def cast(owner: bpy.types.Scene, rig: bpy.types.Object | None = None) -> Cast:
-    """What the settings of a scene say: the characters of the list, in its order, or the one armature while the list is
-    empty; or `rig` in their place. Raises PoseError where a character or a camera is missing, and MapError for a saved
-    map that can't be read.
+def cast(
+    owner: bpy.types.Scene,
+    settings: bpy.types.PropertyGroup | None = None,
+    rig: bpy.types.Object | None = None,
+) -> Cast:
+    """What the settings (None: the scene's own) say: the characters of the list, in its order, or the one armature
+    while the list is empty; or `rig` in their place. Raises PoseError where a character or a camera is missing, and
+    MapError for a saved map that can't be read.
     """
-    world, rig, used = _stage(owner, rig)
-    settings = owner.musev
+    settings = settings or owner.musev
+    world, rig, used = _stage(owner, settings, rig)
     people = (resolve(rig),) if rig else tuple(item.person() for item in used)
     camera = settings.camera.name if settings.camera else None
     return Cast(world.name, people, camera, settings.width, settings.height)
 
 
-def stage(owner: bpy.types.Scene) -> bpy.types.Scene:
+def stage(owner: bpy.types.Scene, settings: bpy.types.PropertyGroup | None = None) -> bpy.types.Scene:
     """The scene that the characters stand in. Quick: no rig is read. Raises PoseError as `cast` does."""
-    return _stage(owner, None)[0]
+    return _stage(owner, settings or owner.musev, None)[0]
 
 
-def _stage(owner: bpy.types.Scene, rig: bpy.types.Object | None) -> tuple:
+def _stage(owner: bpy.types.Scene, settings: bpy.types.PropertyGroup, rig: bpy.types.Object | None) -> tuple:
     """The scene, and the one rig or the characters of the list. Raises PoseError."""
-    settings = owner.musev
     used = [] if rig else [item for item in settings.people if item.use]
     rig = rig or (None if settings.people else settings.armature)
     if rig is None and not used:

@@ -1,0 +1,52 @@
+"""One clip of several: the settings of the panel as they would be for it, while the panel's stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+
+class AsIf:
+    """Settings with some of them otherwise. Reads and is set like the property group that it stands for, the groups and
+    lists in it too, but nothing is set there: so it may be used while a panel is drawn. Not kept between ticks.
+    """
+
+    def __init__(self, settings: bpy.types.PropertyGroup, **otherwise: Any):
+        object.__setattr__(self, "_settings", settings)
+        object.__setattr__(self, "_otherwise", {})
+        for name, value in otherwise.items():
+            setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        otherwise = self._otherwise
+        if name not in otherwise:
+            value = getattr(self._settings, name)
+            if isinstance(value, bpy.types.PropertyGroup):
+                otherwise[name] = AsIf(value)
+            elif isinstance(value, bpy.types.bpy_prop_collection):
+                otherwise[name] = [AsIf(item) for item in value]
+            else:
+                return value
+        return otherwise[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._settings.bl_rna.properties:
+            raise AttributeError(f"{type(self._settings).__name__} has no setting '{name}'")
+        self._otherwise[name] = value
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What `gather.clip_job` makes one clip of. settings: for this clip alone. title: what it is called. span: (first
+    frame, first frame after) on the timeline. folder: of the clip that it becomes a take of; None: as for any clip.
+    still_at: the frame at which a strip shows the still; None: the current one. about: for its `take.json`."""
+
+    settings: AsIf
+    title: str
+    span: tuple[int, int]
+    folder: Path | None = None
+    still_at: int | None = None
+    about: dict = field(default_factory=dict)
