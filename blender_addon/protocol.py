@@ -50,6 +50,8 @@ POINTS = BODY_POINTS + 2 * HAND_POINTS + FACE_POINTS  # of one person: body, lef
 MAX_CONTROLS = 8
 MAX_PROMPTS = 64  # of a clip's prompt track
 MAX_PINS = 64
+MAX_LORAS = 16
+MAX_LORA_WEIGHT = 10.0  # either way
 MAX_PICTURE_BLOBS = 256  # that the frames of one kind of picture come in
 
 JOB_ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -57,6 +59,10 @@ SHA256 = r"[0-9a-f]{64}"
 PLUGIN_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 MAX_PLUGINS = 500  # of one kind
 MODEL_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+# the roles of models that a file can be added as
+ADDABLE = ("t2i", "lora", "embedding", "vae", "ip-adapter", "controlnet")
+MODEL_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+MAX_MODEL_BYTES = 16 * 2**30
 MAX_WAITING = 256  # jobs in an engine's queue
 JOBS_A_PAGE = 64
 PLACES = ("back", "front", "replace")
@@ -98,6 +104,15 @@ class Pin(Record):
 
 
 @dataclass(frozen=True)
+class LoraChoice(Record):
+    """A LoRA that the engine has, by its id. weight: 1 is all of what it learned, 0 nothing of it, less than 0 the
+    opposite."""
+
+    name: str = limited(pattern=MODEL_ID)
+    weight: float = limited(1.0, low=-MAX_LORA_WEIGHT, high=MAX_LORA_WEIGHT)
+
+
+@dataclass(frozen=True)
 class PromptSpan(Record):
     """The prompt of the generated frames `first` to `last`, both of them in it."""
 
@@ -136,8 +151,9 @@ class ClipRequest(Record):
     context_schedule: how the windows are laid; predictor: what predicts the noise; names from `Menus`.
     overlap_weights: how overlapping predictions are averaged. scheduler: 'model' is the checkpoint's own
     choice. w_ind_noise: share (0..1) of noise that is each frame's own, where noise_type is 'video_fusion'.
-    ip_adapter_scale, control_scale: weights of the still's image tokens and of the pose ControlNet. Raises
-    ProtocolError.
+    ip_adapter_scale, control_scale: weights of the still's image tokens and of the pose ControlNet. loras: what is
+    added to the model's weights, in this order; each once. vae, ip_adapter: ids of models that stand in for the
+    model's own, "" for those. Raises ProtocolError.
     """
 
     mode: str = limited("still", choices=("still", "text", "pose", "video"))
@@ -180,10 +196,16 @@ class ClipRequest(Record):
     prompts: tuple[PromptSpan, ...] = limited((), longest=MAX_PROMPTS)
     noise_width: int | None = limited(None, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
     noise_height: int | None = limited(None, low=MIN_SIZE, high=MAX_SIZE, step=SIZE_STEP)
+    loras: tuple[LoraChoice, ...] = limited((), longest=MAX_LORAS)
+    vae: str = limited("", pattern=f"({MODEL_ID})?")
+    ip_adapter: str = limited("", pattern=f"({MODEL_ID})?")
 
     def __post_init__(self):
         super().__post_init__()
         self._check_prompts()
+        names = [lora.name for lora in self.loras]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ProtocolError("A LoRA is chosen twice", twice[0], "Give it one weight.", "bad_request")
         for side, noise in (("width", self.noise_width), ("height", self.noise_height)):
             if noise is not None and noise < getattr(self, side):
                 raise ProtocolError(
@@ -418,7 +440,8 @@ class Remedy(Record):
 class ShelfModel(Record):
     """One known model. licence: its name, as `DownloadModel` must say it. commercial: whether one may sell what it
     makes, None where not known. size_bytes: None where not known. installed: all its files are here. removable: they
-    lie in the engine's own models folder. url: where it comes from.
+    lie in the engine's own models folder. url: where it comes from, "" of one that was `added` by a file. trigger: the
+    words in a prompt that bring out what it learned, as far as its file tells.
     """
 
     id: str = limited(pattern=MODEL_ID)
@@ -431,6 +454,8 @@ class ShelfModel(Record):
     installed: bool = False
     removable: bool = False
     url: str = ""
+    added: bool = False
+    trigger: str = limited("", longest=200)
 
 
 # --- client → engine ------------------------------------------------------------------------------
@@ -531,9 +556,42 @@ class VerifyModel(Message):
 
 @dataclass(frozen=True)
 class RemoveModel(Message):
-    """Delete a model's files from the models folder. Answered by ModelProgress, or Refused."""
+    """Delete a model's files from the models folder. Answered by ModelProgress, or Refused: code 'model_in_use' while a
+    clip that is being made or waits needs it."""
 
     id: str = limited(pattern=MODEL_ID)
+
+
+@dataclass(frozen=True)
+class AddModel(Message):
+    """Take a file of mine as a model: what follows in `ModelSlice`s on this connection. id: what it will be called;
+    suffix: of the file's name; size: bytes. role: one of ADDABLE, "" for what the file seems to be. title, licence,
+    licence_url, commercial: as in ShelfModel; licence "" where it isn't known. stands_for: of a ControlNet, the known
+    one in whose place it is used, "" for the one that its name tells.
+
+    Told by ModelProgress: running while it arrives and is looked into, then its end; or Refused. The file is in the
+    models folder whole or not at all; CancelModel, or the connection's end, throws away what has come of it.
+    """
+
+    id: str = limited(pattern=MODEL_ID)
+    suffix: str = limited(choices=MODEL_SUFFIXES)
+    size: int = limited(low=16, high=MAX_MODEL_BYTES)
+    role: str = limited("", choices=("", *ADDABLE))
+    title: str = limited("", longest=200)
+    licence: str = limited("", longest=200)
+    licence_url: str = limited("", longest=500)
+    commercial: bool | None = None
+    stands_for: str = limited("", pattern=f"({MODEL_ID})?")
+
+
+@dataclass(frozen=True)
+class ModelSlice(Message):
+    """Bytes [offset, offset + len(data)) of the file of an AddModel; slices come in order. Those of one that is no
+    longer wanted are passed over."""
+
+    id: str = limited(pattern=MODEL_ID)
+    offset: int = limited(low=0, high=MAX_MODEL_BYTES)
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -670,12 +728,12 @@ class ModelShelf(Message):
 
 @dataclass(frozen=True)
 class ModelProgress(Message):
-    """What is being done with a model, told to every client; one is seen to at a time. file, done_bytes, total_bytes:
-    of a download. results: what verifying found, a line for each file; intact: whether every one is what it should be.
-    problem: why it failed."""
+    """What is being done with a model, told to every client; one is seen to at a time, and files that are added arrive
+    beside that. file, done_bytes, total_bytes: of a download, or of a file that is added. results: what verifying
+    found, a line for each file; intact: whether every one is what it should be. problem: why it failed."""
 
     id: str = limited(pattern=MODEL_ID)
-    action: str = limited("download", choices=("download", "verify", "remove"))
+    action: str = limited("download", choices=("download", "verify", "remove", "add"))
     state: str = limited("running", choices=("waiting", "running", "done", "failed", "cancelled"))
     file: str = ""
     done_bytes: int = limited(0, low=0)

@@ -7,9 +7,9 @@ LoRAs and embeddings can be added. Where parts lie stands in `layouts`, how file
 
 import hashlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from musev_engine.layouts import (
     musev_parts,
     named,
 )
-from musev_engine.lora import FewStep, apply_loras, few_step
+from musev_engine.lora import Applied, FewStep, apply_loras, few_step
 from musev_engine.models.config import SD15
 from musev_engine.models.pose_guider import PoseGuider
 from musev_engine.models.projections import FaceProjModel, ImageProjection
@@ -96,8 +96,8 @@ class Models:
         whole = hashlib.sha256()
         for folder in self.folders:
             for path in [folder] if folder.is_file() else sorted(folder.glob("*.*")):
-                with path.open("rb") as file:
-                    whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                told = path.stat()
+                whole.update(f"{path.name} {_sha256(path, told.st_size, told.st_mtime_ns)}\n".encode())
         for name, weight in self.loras:
             whole.update(f"{name} {weight}\n".encode())
         return whole.hexdigest()
@@ -225,6 +225,33 @@ def load_models(
         licence=_licence(folder),
         **optional,
     )
+
+
+def merge(models: Models, loras: Sequence[tuple[Path, float]]) -> Applied:
+    """Add LoRAs to the weights of loaded models, until the result's `undo`. Raises EngineError as `apply_loras`, and
+    then nothing is changed."""
+    return apply_loras(models.unet, models.text_encoder, loras)
+
+
+def with_loras(models: Models, loras: Sequence[tuple[Path, float]]) -> Models:
+    """What models say of themselves once LoRAs were merged into them: files, weights, a few-step LoRA's scheduler."""
+    if not loras:
+        return models
+    few = few_step(path for path, _ in loras)
+    return replace(
+        models,
+        scheduler_config=models.scheduler_config | (few.scheduler_config if few else {}),
+        few_step=few or models.few_step,
+        loras=(*models.loras, *((path.name, weight) for path, weight in loras)),
+        folders=tuple(dict.fromkeys([*models.folders, *(path for path, _ in loras)])),
+    )
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    """A file's hash, while its size and time stay the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _shipped(name: str) -> Path:

@@ -6,8 +6,6 @@ Imported by the worker process alone, for it imports torch.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +14,15 @@ import numpy as np
 import torch
 
 from blender_addon.protocol import ClipRequest, Control, Done, FrameReady, Message, Preview, Progress
-from musev_engine import control, frames, keypoints, loading, pipeline, registry
+from musev_engine import control, frames, keypoints, pipeline
 from musev_engine.clip import ControlVideo
 from musev_engine.errors import EngineError
 from musev_engine.inbetween import Inbetween, places
-from musev_engine.models.config import SD15
 from musev_engine.previews import LatentColours, colours_of
 from musev_engine.prompt_track import PromptSpan
 from musev_engine.provenance import xmp_of
-from server import inputs, models
+from server import extras, inputs, models
+from server.loaded import models_of, net_of
 
 SKETCHED, MAX_SKETCHES = 8, 16  # a preview of each 8th frame, and at most of so many
 SKETCH_SHARE = 0.01  # of the time
@@ -44,16 +42,15 @@ def _clip(
     job: str, request: ClipRequest, read_blob: Callable[[str], bytes], previews: bool
 ) -> Iterator[Message]:
     yield Progress(job, "load", 0, 1)
-    loaded = load(request.model)
-    if nets := tuple(dict.fromkeys(net_of(each.name) for each in request.controls)):
-        loaded = with_controlnets(request.model, loaded.sha256, nets)
+    loaded = models_of(request)
     sketches = Sketches(job, colours_of(loaded.vae)) if previews else None
     yield Progress(job, "load", 1, 1)
     yield Progress(job, "prepare", 0, 1)
     _forget_peak_memory()
     clip = clip_of(request, read_blob)
     held = clip.pinned  # these come back as they were given, not as the VAE shows them
-    licence = loaded.licence or models.licence(request.model)
+    own = loaded.licence or models.licence(request.model)
+    licence = " and ".join(dict.fromkeys(filter(None, (own, *extras.licences(request)))))
     xmp = xmp_of(f"MuseV for Blender {models.engine_version()}", request.model, licence)
     outgoing = Outgoing(job, request, inputs.mask_of(request, read_blob), xmp)
     step = 0
@@ -159,49 +156,6 @@ def _forget_peak_memory() -> None:
 def _peak_gpu_memory_mb() -> float | None:
     """The most that torch has reserved of the GPU's memory, which is more than what tensors took."""
     return torch.cuda.max_memory_reserved() / 2**20 if torch.cuda.is_available() else None
-
-
-@functools.lru_cache(maxsize=1)  # one model stays loaded from clip to clip
-def load(name: str) -> loading.Models:
-    """A shipped model or one of the models folder, by a name of `models_here`, on the GPU in half precision where
-    there is one. Raises EngineError."""
-    with_controlnets.cache_clear()  # the model before makes room first
-    load.cache_clear()
-    gc.collect()
-    place = models.places().get(name)
-    shipped = place is None or (loading.SHIPPED / name).is_dir()  # an unknown name: load_models tells it
-    chosen = {} if shipped or place.motion is None else {"motion": place.motion, "t2i": place.t2i}
-    if torch.cuda.is_available():
-        chosen |= {"device": "cuda", "dtype": torch.float16}
-    return loading.load_models(name if shipped else place.folder, **chosen)
-
-
-@functools.lru_cache(maxsize=1)
-def with_controlnets(name: str, sha256: str, nets: tuple[str, ...]) -> loading.Models:
-    """The model of that name and hash together with ControlNets of the models folder.
-
-    Raises EngineError: code "missing_model" for one that isn't here (its files, source, size and licence are told),
-    "bad_model" where the model is none of Stable Diffusion 1.5's size, which they were trained for.
-    """
-    loaded = load(name)
-    missing = [net for net in nets if net not in loaded.controlnets]
-    if missing and loaded.unet.config.cross_attention_dim != SD15["cross_attention_dim"]:
-        known = ", ".join(sorted(loaded.controlnets)) or "none"
-        raise EngineError(
-            f"The model {loaded.name} has no such ControlNet (it has: {known})", missing[0],
-            "Choose a model on Stable Diffusion 1.5, or turn this control off.", code="bad_model",
-        )  # fmt: skip
-    paths = {net: registry.find(net) for net in missing}
-    place = {"device": loaded.device, "dtype": loaded.unet.conv_in.weight.dtype}
-    own = {net: loading.load_controlnet(path, **place) for net, path in paths.items()}
-    return dataclasses.replace(
-        loaded, controlnets=loaded.controlnets | own, folders=(*loaded.folders, *paths.values())
-    )
-
-
-def net_of(name: str) -> str:
-    """The ControlNet that follows a control's pictures. Raises EngineError for an unknown name."""
-    return control.find_control(name).controlnet
 
 
 # --- the clip -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from blender_addon.protocol import ClipRequest, Menus, ModelInfo
 
 ASSETS = Path(str(resources.files("musev_engine"))) / "assets"
 VAE_FACTOR = 8  # pixels per latent
-SD15_SIDE = 512  # pixels; what models on Stable Diffusion 1.5 were trained at
+SD15_SIDE, SD15_TEXT = 512, 768  # pixels, and how wide the text is, of models on Stable Diffusion 1.5
 SAYABLE = ClipRequest.__dataclass_fields__["model"].metadata["pattern"]
 WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
@@ -81,6 +81,23 @@ def traits(name: str) -> Traits:
     return Traits() if place is None or place.motion is not None else _traits(place.folder)
 
 
+def text_width(name: str) -> int | None:
+    """How wide the text is that a model reads, by its name; None for one that isn't known."""
+    place = Place(ASSETS / name) if (ASSETS / name / "model_index.json").is_file() else places().get(name)
+    if place is None:
+        return None
+    folder = place.folder if place.motion is None else place.folder / "motion" / place.motion
+    config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+    return config.get("cross_attention_dim", SD15_TEXT)
+
+
+def licence_text(model) -> str:
+    """What a known or added model's licence is called in a take: "see …" where only its page tells, "unknown"."""
+    text = model.licence or (f"see {model.licence_url}" if model.licence_url else "unknown")
+    told = "commercial" in text.lower() or "research" in text.lower()
+    return text if model.commercial is not False or told else f"{text} (non-commercial)"
+
+
 def licence(name: str) -> str:
     """Of a motion model on an image model by their name, as `models_here` tells it; "" for any other."""
     place = places().get(name)
@@ -102,7 +119,7 @@ def menus() -> Menus:
         window_schedules=names("musev.window_schedules"),
         control_preprocessors=names("musev.control_preprocessors"),
         predictors=names("musev.predictors"),
-        controls=tuple(name for name, needs in registry.controls().items() if registry.installed(needs[0])),
+        controls=tuple(name for name, needs in registry.controls().items() if registry.has_net(needs[0])),
         left_out=tuple(
             f"{plugin.package}: the {plugins.GROUPS[plugin.group]} {plugin.name}: {plugin.problem}"[:500]
             for plugin in tried
@@ -145,14 +162,16 @@ def _describe_pair(name: str, place: Place) -> ModelInfo:
     """A motion model on an image model. Under both licences: what either forbids is forbidden."""
     from musev_engine import registry
 
-    parts = [registry.known()[id] for id in (place.motion, place.t2i) if id in registry.known()]
-    licences = dict.fromkeys(part.licence or f"see {part.licence_url}" for part in parts)
+    known = registry.listing()
+    licences = dict.fromkeys(
+        licence_text(known[id]) if id in known else "unknown" for id in (place.motion, place.t2i)
+    )
     needs = {  # what loading asks for beside the two
         id for id in ("referencenet", "image_encoder") if place.motion and "referencenet" in place.motion
     }
     return ModelInfo(
         name=name,
-        licence=" and ".join(licences) or "see its model card",
+        licence=" and ".join(licences),
         installed=all(registry.installed(id) for id in needs),
         width=SD15_SIDE,
         height=SD15_SIDE,

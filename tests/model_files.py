@@ -8,6 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from musev_engine.networks import MOTION_KEYS
+
 MINI = Path(__file__).parent.parent / "musev_engine" / "assets" / "mini"
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 
@@ -82,7 +84,10 @@ def mini_lora(path, strength=0.3, seed=0, texts=None):
     state = {}
     with safe_open(MINI / "unet" / "diffusion_pytorch_model.safetensors", "pt") as file:
         for key in file.keys():  # noqa: SIM118 (the file is no dict)
-            if key.endswith((".attn1.to_q.weight", ".attn2.to_k.weight", ".attn1.to_out.0.weight")):
+            spatial = not any(part in key for part in MOTION_KEYS)
+            if spatial and key.endswith(
+                (".attn1.to_q.weight", ".attn2.to_k.weight", ".attn1.to_out.0.weight")
+            ):
                 out, width = file.get_slice(key).get_shape()
                 name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
                 state[f"{name}.lora_down.weight"] = torch.randn(2, width, generator=draw) * strength

@@ -31,7 +31,7 @@ from musev_engine.errors import EngineError
 from musev_engine.provenance import TRAINED_MEDIA
 from musev_engine.training import autoencoder, denoiser, mini
 from musev_engine.training.words import write_tokenizer
-from server import clips, models
+from server import clips, loaded, models
 from server import inputs as clip_inputs
 from server.worker_process import PhaseClock, make, problem_of
 
@@ -49,9 +49,9 @@ def shipped(tmp_path_factory):
     mini.pack(denoiser.Denoiser(vocabulary), vae, folder / "words", folder / "mini", card)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "SHIPPED", folder)
-        clips.load.cache_clear()
+        loaded.forget()
         yield folder
-    clips.load.cache_clear()
+    loaded.forget()
 
 
 def inputs(num_frames):

@@ -11,7 +11,7 @@ from blender_addon import protocol
 from blender_addon.protocol import ClipRequest, Menus, Welcome
 from musev_engine import loading
 from musev_engine.errors import EngineError
-from server import clips, models
+from server import loaded, models
 from tests.test_registry import put
 from tests.tiny_model import TEXT, write_tiny_model
 
@@ -28,11 +28,9 @@ OF_MOTION = (
 def root(tmp_path, monkeypatch):
     """An empty models folder."""
     monkeypatch.setenv("MUSEV_MODELS", str(tmp_path / "models"))
-    clips.load.cache_clear()
-    clips.with_controlnets.cache_clear()
+    loaded.forget()
     yield tmp_path / "models"
-    clips.load.cache_clear()
-    clips.with_controlnets.cache_clear()
+    loaded.forget()
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +89,18 @@ def test_a_folder_that_is_no_motion_model_is_none(root):
 def test_a_model_of_the_models_folder_loads_by_its_name(root, tiny):
     shutil.copytree(tiny, root / "tiny")
     assert named()["tiny"].licence == "cc0-1.0"
-    assert clips.load("tiny").folders[0].is_relative_to(root)
+    assert loaded.load("tiny").folders[0].is_relative_to(root)
     with pytest.raises(ValueError, match="has this name"):
-        clips.load("models")  # a folder, and no model
+        loaded.load("models")  # a folder, and no model
 
 
 def test_one_model_makes_room_for_the_next(root, tiny, monkeypatch):
     for name in ("one", "other"):
         shutil.copytree(tiny, root / name)
     shutil.copytree(tiny / "controlnet", root / "controlnet" / "control_v11f1p_sd15_depth")
-    monkeypatch.setitem(clips.SD15, "cross_attention_dim", TEXT)
-    first = clips.load("one")
-    clips.with_controlnets("one", first.sha256, ("control_v11f1p_sd15_depth",))
+    monkeypatch.setitem(loaded.SD15, "cross_attention_dim", TEXT)
+    first = loaded.load("one")
+    loaded.with_controlnets(first, ("control_v11f1p_sd15_depth",))
     gone, alive, really = weakref.ref(first.unet), [], loading.load_models
     del first
 
@@ -111,8 +109,8 @@ def test_one_model_makes_room_for_the_next(root, tiny, monkeypatch):
         return really(*given, **named)
 
     monkeypatch.setattr(loading, "load_models", load_models)
-    other = clips.load("other")
-    assert alive == [None] and clips.load("other") is other
+    other = loaded.load("other")
+    assert alive == [None] and loaded.load("other") is other
 
 
 def test_a_pair_loads_by_its_name(root, tiny):
@@ -131,26 +129,27 @@ def test_a_pair_loads_by_its_name(root, tiny):
 
     (name,) = named()
     assert name == "musev_referencenet_pose.painter" and named()[name].installed
-    loaded = clips.load(name).unet.state_dict()
-    assert torch.equal(loaded["conv_in.bias"], spatial["conv_in.bias"].float())
+    pair = loaded.load(name).unet.state_dict()
+    assert torch.equal(pair["conv_in.bias"], spatial["conv_in.bias"].float())
 
 
 def test_a_controls_net_comes_from_the_models_folder(root, tiny, monkeypatch):
     shutil.copytree(tiny, root / "tiny")
-    base, depth = clips.load("tiny"), "control_v11f1p_sd15_depth"
+    base, depth = loaded.load("tiny"), "control_v11f1p_sd15_depth"
     with pytest.raises(EngineError, match="no such ControlNet"):  # not of Stable Diffusion 1.5's size
-        clips.with_controlnets("tiny", base.sha256, (depth,))
-    monkeypatch.setitem(clips.SD15, "cross_attention_dim", TEXT)
+        loaded.with_controlnets(base, (depth,))
+    monkeypatch.setitem(loaded.SD15, "cross_attention_dim", TEXT)
     with pytest.raises(EngineError) as error:
-        clips.with_controlnets("tiny", base.sha256, (depth,))
+        loaded.with_controlnets(base, (depth,))
     assert error.value.code == "missing_model" and "huggingface.co/lllyasviel" in str(error.value)
     assert "Licence: " in str(error.value) and f"musev models download {depth}" in error.value.remedy
     assert models.menus().controls == ()
 
     shutil.copytree(tiny / "controlnet", root / "controlnet" / depth)
-    both = clips.with_controlnets("tiny", base.sha256, (depth,))
+    both = loaded.with_controlnets(base, (depth,))
     assert set(both.controlnets) == {"control_v11p_sd15_openpose", depth} and both.unet is base.unet
-    assert both.sha256 != base.sha256 and clips.with_controlnets("tiny", base.sha256, (depth,)) is both
+    again = loaded.with_controlnets(base, (depth,))
+    assert both.sha256 != base.sha256 and again.controlnets[depth] is both.controlnets[depth]
     assert models.menus().controls == ("depth", "pidi", "zoe", "leres")
 
 
