@@ -9,9 +9,7 @@ alike, as every file of that render is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import bpy
 import numpy as np
@@ -32,9 +30,11 @@ class PoseError(CaptureError):
 @dataclass(frozen=True)
 class Cut:
     """Which part of the full render the clip shows. full: (width, height) of the uncropped render in pixels;
-    left, top: of the clip's upper-left corner in it; scale: render pixels a clip's pixel."""
+    aspect: how wide and how tall a pixel of it is shown; left, top: of the clip's upper-left corner in it; scale:
+    render pixels a clip's pixel."""
 
     full: tuple[int, int]
+    aspect: tuple[float, float]
     left: float
     top: float
     scale: float
@@ -59,7 +59,8 @@ def cut(render: bpy.types.RenderSettings, width: int, height: int) -> Cut:
                 f"The render border is {right - left} x {bottom - top} pixels; draw a larger one, or turn it off."
             )
     scale = min((right - left) / width, (bottom - top) / height)
-    return Cut(full, (left + right - width * scale) / 2, (top + bottom - height * scale) / 2, scale)
+    aspect = render.pixel_aspect_x, render.pixel_aspect_y
+    return Cut(full, aspect, (left + right - width * scale) / 2, (top + bottom - height * scale) / 2, scale)
 
 
 def find_camera(scene: bpy.types.Scene, name: str | None) -> bpy.types.Object:
@@ -82,53 +83,92 @@ def find_camera(scene: bpy.types.Scene, name: str | None) -> bpy.types.Object:
     return camera
 
 
-class Sight(NamedTuple):
-    """What a camera says of one moment: its lens and its place, each 16 numbers by rows."""
+class Matrices:
+    """Blender's 4 x 4 matrices, one frame's after another's: many times faster than numpy's own way of reading them,
+    and faster again where one stays as it was."""
 
-    lens: list[float]
-    place: list[float]
+    def __init__(self) -> None:
+        self.last: Matrix | None = None
+        self.numbers: list[float] = []  # of each matrix that differs from the one before
+        self.which: list[int] = []  # of those, at each frame
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def add(self, matrix: Matrix) -> None:
+        if matrix != self.last:
+            self.last = matrix.copy()
+            self.numbers += [*matrix[0], *matrix[1], *matrix[2], *matrix[3]]
+        self.which.append(len(self.numbers) // 16 - 1)
+
+    def array(self) -> np.ndarray:
+        """(t, 4, 4) float64."""
+        return np.array(self.numbers).reshape(-1, 4, 4)[self.which]
 
 
-def look(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph, camera: str | None, part: Cut) -> Sight:
-    """The camera as it stands in the depsgraph, seeing that part of the render. Raises PoseError."""
-    seeing = find_camera(scene, camera).evaluated_get(depsgraph)
-    lens = seeing.calc_matrix_camera(
-        depsgraph, x=part.full[0], y=part.full[1],
-        scale_x=scene.render.pixel_aspect_x, scale_y=scene.render.pixel_aspect_y,
-    )  # fmt: skip
-    return Sight(numbers(lens), numbers(seeing.matrix_world))
+class Sights:
+    """Collects what a camera says of one moment after another, and works it out for all of them at once.
 
-
-def picture_matrices(sights: Sequence[Sight], part: Cut) -> np.ndarray:
-    """(t, 4, 4) float64: `matrix @ (x, y, z, 1)` of a world point is (u w, v w, depth, w), where u, v are its pixels in
-    the clip (right and down from the upper-left corner) and depth is its distance in front of the camera, along the
-    axis of view, negative behind it.
+    Holds no Blender reference: the camera's name (None: the scene's own, as its markers switch it) and numbers alone.
     """
-    lens, place = np.array(sights).reshape(-1, 2, 4, 4).swapaxes(0, 1)
-    # As when rendering, an object's scale does not reach its camera.
-    place[:, :3, :3] /= np.linalg.norm(place[:, :3, :3], axis=1, keepdims=True)
-    view = np.linalg.inv(place)
-    clip = lens @ view
-    w, (columns, rows) = clip[:, 3], part.full
-    return np.stack([
-        ((clip[:, 0] + w) / 2 * columns - part.left * w) / part.scale,
-        ((w - clip[:, 1]) / 2 * rows - part.top * w) / part.scale,
-        -view[:, 2],
-        w,
-    ], axis=1)  # fmt: skip
+
+    def __init__(self, camera: str | None, part: Cut) -> None:
+        self.camera, self.part = camera, part
+        self.lenses, self.places = Matrices(), Matrices()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def add(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+        """Takes the camera as it stands in the depsgraph. Raises PoseError."""
+        seeing = find_camera(scene, self.camera).evaluated_get(depsgraph)
+        (columns, rows), (wide, tall) = self.part.full, self.part.aspect
+        lens = seeing.calc_matrix_camera(depsgraph, x=columns, y=rows, scale_x=wide, scale_y=tall)
+        self.lenses.add(lens)
+        self.places.add(seeing.matrix_world)
+
+    def pictures(self) -> np.ndarray:
+        """(t, 4, 4) float64: `matrix @ (x, y, z, 1)` of a world point is (u w, v w, depth, w), where u, v are its
+        pixels in the clip (right and down from the upper-left corner) and depth is its distance in front of the camera,
+        along the axis of view, negative behind it.
+        """
+        view = _views(self.places.array())
+        clip = self.lenses.array() @ view
+        part, w, (columns, rows) = self.part, clip[:, 3], self.part.full
+        picture = np.empty_like(clip)
+        picture[:, 0] = ((clip[:, 0] + w) / 2 * columns - part.left * w) / part.scale
+        picture[:, 1] = ((w - clip[:, 1]) / 2 * rows - part.top * w) / part.scale
+        picture[:, 2] = -view[:, 2]
+        picture[:, 3] = w
+        return picture
+
+
+def _views(places: np.ndarray) -> np.ndarray:
+    """(t, 4, 4) from the world to cameras that stand at `places`, (t, 4, 4).
+
+    As when rendering, an object's scale does not reach its camera; a parent's shear does. Inverted by cofactors: some
+    Blender's numpy needs 4 us a matrix for its own way, which is much beside a frame's step of 150.
+    """
+    turn = places[:, :3, :3] / np.sqrt((places[:, :3, :3] ** 2).sum(axis=1, keepdims=True))
+    after, last = turn[:, [1, 2, 0]], turn[:, [2, 0, 1]]
+    cofactors = (
+        after[:, :, [1, 2, 0]] * last[:, :, [2, 0, 1]] - after[:, :, [2, 0, 1]] * last[:, :, [1, 2, 0]]
+    )
+    back = (cofactors / (cofactors[:, :1] * turn[:, :1]).sum(axis=2, keepdims=True)).swapaxes(1, 2)
+    views = np.zeros_like(places)
+    views[:, :3, :3] = back
+    views[:, :3, 3:] = -back @ places[:, :3, 3:]
+    views[:, 3, 3] = 1.0
+    return views
 
 
 def picture_matrix(
     scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph, camera: str | None, width: int, height: int
 ) -> np.ndarray:
-    """(4, 4) float64 of `picture_matrices`, for the moment the depsgraph stands at. Raises PoseError."""
-    part = cut(scene.render, width, height)
-    return picture_matrices([look(scene, depsgraph, camera, part)], part)[0]
-
-
-def numbers(matrix: Matrix) -> list[float]:
-    """A 4 x 4 matrix's 16 numbers by rows; many times faster than numpy's own way of reading one."""
-    return [*matrix[0], *matrix[1], *matrix[2], *matrix[3]]
+    """(4, 4) float64 of `Sights.pictures`, for the moment the depsgraph stands at. Raises PoseError."""
+    sights = Sights(camera, cut(scene.render, width, height))
+    sights.add(scene, depsgraph)
+    return sights.pictures()[0]
 
 
 def project(points: np.ndarray, picture: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 import bpy
 import numpy as np
+from mathutils import Matrix
 
 from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
-from .camera import Cut, PoseError, Sight, cut, look, numbers, picture_matrices, picture_matrix, project
+from .camera import Matrices, PoseError, Sights, cut, picture_matrix, project
 from .face_mesh import Reader
 from .occlusion import Occlusion
 from .people import Person, armature_of, evaluated, evaluated_armature, placements
@@ -36,75 +37,85 @@ class Sampler:
     def __init__(self, depsgraph: bpy.types.Depsgraph, people: Sequence[Person]) -> None:
         """Raises PoseError where an armature or a bone has gone."""
         self.people = tuple(people)
-        self.rows, self.names, self.matrices, self.worlds = [], [], [], []
-        for person in people:
-            names = evaluated_armature(depsgraph, person).pose.bones.keys()
-            row_of = {name: row for row, name in enumerate(names)}
-            if gone := [name for name in person.bones if name not in row_of]:
-                raise PoseError(
-                    f"Armature '{person.armature}' has lost the bone {', '.join(gone)}; generate again."
-                )
-            self.rows.append(np.array([row_of[name] for name in person.bones], int)[person.rows])
-            self.names.append(names)
-            self.matrices.append([])
-            self.worlds.append([])
-        # What meshes say of each person's face, frame by frame.
-        self.faces = [[(Reader(face), []) for face in person.faces] for person in people]
+        self.recordings = [Recording(depsgraph, person) for person in people]
+        self.instances, self.nowhere_else = any(person.instance for person in people), [None] * len(people)
 
     def fits(self, depsgraph: bpy.types.Depsgraph) -> bool:
         """Whether the armatures have the bones they had. Raises PoseError where one has gone."""
         return all(
-            evaluated_armature(depsgraph, person).pose.bones.keys() == names
-            for person, names in zip(self.people, self.names, strict=True)
+            evaluated_armature(depsgraph, recording.person).pose.bones.keys() == recording.names
+            for recording in self.recordings
         )
 
     def add(self, depsgraph: bpy.types.Depsgraph, armatures: Sequence[bpy.types.Object]) -> None:
         """Takes the frame that the depsgraph stands at; armatures: the people's `armature_of`. Raises PoseError where
         an armature or an instance has gone."""
-        where = placements(depsgraph, self.people)
-        for armature, names, matrices, worlds, faces, placed in zip(
-            armatures, self.names, self.matrices, self.worlds, self.faces, where, strict=True
-        ):
-            posed = evaluated(armature, depsgraph)
-            raw = np.empty(len(names) * 16, np.float32)
-            posed.pose.bones.foreach_get("matrix", raw)
-            matrices.append(raw)
-            worlds.append(numbers(posed.matrix_world if placed is None else placed))
-            for reader, read in faces:
-                read.append(reader.read(depsgraph, posed))
+        where = placements(depsgraph, self.people) if self.instances else self.nowhere_else
+        for recording, armature, placed in zip(self.recordings, armatures, where, strict=True):
+            recording.add(depsgraph, evaluated(armature, depsgraph), placed)
 
     def points(self) -> np.ndarray:
         """(t, people, 130, 4) float64 of the frames taken: world x, y, z, and 1 where there is such a point, else 0."""
-        points = []
-        for person, rows, matrices, numbers_of_worlds, faces in zip(
-            self.people, self.rows, self.matrices, self.worlds, self.faces, strict=True
-        ):
-            local = _in_armature(np.array(matrices).reshape(len(matrices), -1, 4, 4), rows, person.offsets)
-            if faces:
-                _put_meshes(person, local, faces)
-            if not person.offsets[NECK, 3] and person.offsets[SHOULDERS, 3].all():
-                local[:, NECK] = local[:, SHOULDERS].mean(axis=1)
-            worlds = np.array(numbers_of_worlds).reshape(-1, 4, 4)
-            placed = local @ worlds.swapaxes(1, 2)
-            # A mirrored figure's left is where the bones say right.
-            if (turned := np.linalg.det(worlds[:, :3, :3]) < 0).any():
-                placed[turned] = placed[turned][:, MIRROR]
-            points.append(placed)
-        return np.stack(points, axis=1)
+        return np.stack([recording.points() for recording in self.recordings], axis=1)
+
+
+class Recording:
+    """What Blender says of one person, frame after frame."""
+
+    def __init__(self, depsgraph: bpy.types.Depsgraph, person: Person) -> None:
+        """Raises PoseError where the armature or a bone has gone."""
+        self.person = person
+        self.names = evaluated_armature(depsgraph, person).pose.bones.keys()
+        row_of = {name: row for row, name in enumerate(self.names)}
+        if gone := [name for name in person.bones if name not in row_of]:
+            raise PoseError(
+                f"Armature '{person.armature}' has lost the bone {', '.join(gone)}; generate again."
+            )
+        self.rows = np.array([row_of[name] for name in person.bones], int)[person.rows]
+        self.bones: list[np.ndarray] = []  # every bone's matrix in the armature's space
+        self.worlds = Matrices()
+        self.mirrored: list[bool] = []
+        self.faces = [(Reader(face), []) for face in person.faces]  # what meshes say of the face
+
+    def add(self, depsgraph: bpy.types.Depsgraph, posed: bpy.types.Object, placed: Matrix | None) -> None:
+        """Takes the evaluated armature as it stands, at `placed` where that is not its own place."""
+        bones = np.empty(len(self.names) * 16, np.float32)
+        posed.pose.bones.foreach_get("matrix", bones)
+        self.bones.append(bones)
+        world = posed.matrix_world if placed is None else placed
+        self.worlds.add(world)
+        self.mirrored.append(world.is_negative)
+        for reader, read in self.faces:
+            read.append(reader.read(depsgraph, posed))
+
+    def points(self) -> np.ndarray:
+        """(t, 130, 4) float64, as `Sampler.points` gives them."""
+        person = self.person
+        columns = np.concatenate(self.bones).reshape(len(self.bones), -1, 4, 4)
+        local = _in_armature(columns, self.rows, person.offsets)
+        if self.faces:
+            _put_meshes(person, local, self.faces)
+        if not person.offsets[NECK, 3] and person.offsets[SHOULDERS, 3].all():
+            local[:, NECK] = local[:, SHOULDERS].mean(axis=1)
+        points = local.astype(float) @ self.worlds.array().swapaxes(1, 2)
+        if any(self.mirrored):  # such a figure's left is where the bones say right
+            points[self.mirrored] = points[self.mirrored][:, MIRROR]
+        return points
 
 
 def _in_armature(columns: np.ndarray, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """(t, 130, 4) float32: places in bone space, `offsets` (130, 4), of the bones `rows` (130,), put into the armature.
 
-    columns: every bone's matrix, (t, bones, 4, 4), transposed as Blender gives it; float32, as it has them. Most of a
-    face hangs on one bone: its points go through one product, which costs a third of as many small ones.
+    columns: every bone's matrix, (t, bones, 4, 4), transposed as Blender gives it; float32, as it has them. Where all
+    of a face hangs on one bone, it goes through one product, which costs a third of as many small ones.
     """
     offsets = offsets.astype(np.float32)
-    busiest = np.bincount(rows).argmax()
-    together = rows == busiest
     local = np.empty((len(columns), len(rows), 4), np.float32)
-    local[:, together] = offsets[together] @ columns[:, busiest]
-    local[:, ~together] = np.matmul(offsets[~together][:, None], columns[:, rows[~together]])[:, :, 0]
+    face = PARTS["face"]
+    head = rows[face.start]
+    apart = face.start if (rows[face] == head).all() else face.stop
+    np.matmul(offsets[:apart, None], columns.take(rows[:apart], axis=1), out=local[:, :apart, None])
+    np.matmul(offsets[apart:], columns[:, head], out=local[:, apart:])
     return local
 
 
@@ -191,15 +202,14 @@ class PoseCapture:
     read: list[np.ndarray] = field(default_factory=list)  # (people, 130, 3) each
     # Frames that were stepped to and not worked out yet.
     sampler: Sampler | None = field(default=None, repr=False)
-    part: Cut | None = field(default=None, repr=False)
-    sights: list[Sight] = field(default_factory=list, repr=False)
+    sights: Sights | None = field(default=None, repr=False)
     light: list[np.ndarray] = field(default_factory=list, repr=False)
 
     phase = "reading poses"
 
     @property
     def done(self) -> int:
-        return len(self.read) + len(self.sights)
+        return len(self.read) + (len(self.sights) if self.sights else 0)
 
     @property
     def total(self) -> int:
@@ -218,17 +228,16 @@ class PoseCapture:
             raise PoseError(f"Scene '{self.scene}' is no longer in this file; generate again.")
         now = time.perf_counter()
         deadline = now + PART_OF_TICK * (deadline - now)
-        if len(self.sights) >= BATCH:  # at the start, where its time is counted in
-            self._work_out(self.part)
+        if self.sights and len(self.sights) >= BATCH:  # at the start, where its time is counted in
+            self._work_out()
         before, own_camera = scene.frame_current_final, scene.camera
-        started, first = time.perf_counter(), self.done
+        started = time.perf_counter()
         try:
-            while self.done < self.total:
-                steps = self.done - first
+            for steps, moment in enumerate(self.times[self.done :]):
                 # The next step and the one back, each as long as the steps so far were on average.
                 if steps and now + (now - started) / steps * 2 > deadline:
                     break
-                stand_at(scene, self.times[self.done])
+                stand_at(scene, moment)
                 depsgraph = scene.view_layers[0].depsgraph
                 if not steps:
                     armatures = [armature_of(person) for person in self.people]
@@ -236,33 +245,33 @@ class PoseCapture:
                 self.sampler.add(depsgraph, armatures)
                 if self.occlusion.needed:
                     self.light.append(self._light(scene, depsgraph))
-                self.sights.append(look(scene, depsgraph, self.camera, self.part))
+                self.sights.add(scene, depsgraph)
                 now = time.perf_counter()
         finally:
             stand_at(scene, before)
             if scene.camera != own_camera:  # a marker has switched it on the way
                 scene.camera = own_camera
         if self.done == self.total:
-            self._work_out(self.part)
+            self._work_out()
         return self.done == self.total
 
     def _prepare(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
         """Between two slices the artist may have changed the armatures and the render's size."""
-        before, self.part = self.part, cut(scene.render, self.width, self.height)
-        if self.sampler is not None and not (before == self.part and self.sampler.fits(depsgraph)):
-            self._work_out(before)
-        if self.sampler is None:
-            self.sampler = Sampler(depsgraph, self.people)
+        part = cut(scene.render, self.width, self.height)
+        if self.sights is not None and not (self.sights.part == part and self.sampler.fits(depsgraph)):
+            self._work_out()
+        if self.sights is None:
+            self.sampler, self.sights = Sampler(depsgraph, self.people), Sights(self.camera, part)
 
-    def _work_out(self, part: Cut) -> None:
-        """Turns the frames stepped to, which showed that part of the render, into keypoints."""
+    def _work_out(self) -> None:
+        """Turns the frames stepped to into keypoints."""
         if self.sights:
-            points, pictures = self.sampler.points(), picture_matrices(self.sights, part)
+            points, pictures = self.sampler.points(), self.sights.pictures()
             keypoints = project(points, pictures[:, None])
             of_faces = self.occlusion.of_faces(points, pictures)
             keypoints[..., 2] *= np.minimum(of_faces, self.light) if self.light else of_faces
             self.read += list(keypoints)
-        self.sampler, self.sights, self.light = None, [], []
+        self.sampler, self.sights, self.light = None, None, []
 
     def _light(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> np.ndarray:
         """What the visibility of each point, (people, 130), is to be multiplied by."""
@@ -287,5 +296,7 @@ class PoseCapture:
 
 def stand_at(scene: bpy.types.Scene, moment: float) -> None:
     """Moves the scene to a time of its timeline, between two frames too."""
-    frame = int(moment // 1)
-    scene.frame_set(frame, subframe=moment - frame)
+    if moment == (frame := int(moment // 1)):
+        scene.frame_set(frame)
+    else:
+        scene.frame_set(frame, subframe=moment - frame)
