@@ -13,9 +13,11 @@ def _modules() -> tuple:
         draft,
         licences,
         live_picture,
+        menus,
         models,
         models_panel,
         operators,
+        presets,
         prompt_panel,
         prompt_track,
         props,
@@ -28,16 +30,18 @@ def _modules() -> tuple:
         stack,
         stack_panel,
         stack_verbs,
+        strip_verbs,
+        translations,
         ui,
     )
     from .render import panel, settings
     from .rig import characters, characters_panel, occlusion, overlay, views
 
     return (
-        settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
+        translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
         live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
         scene_copy, views, stack_verbs, stack_panel, again, redo_verbs,
-        models_panel, diagnostics, licences, session,
+        models_panel, diagnostics, licences, presets, strip_verbs, menus, session,
     )  # fmt: skip
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from pathlib import Path
 
 import bpy
-from bpy.props import EnumProperty
+from bpy.props import EnumProperty, IntProperty
 
 from . import draft, gather, kept, reproduce, session, splice, stack, strips, takes, ui
 from .clip_folder import Take
 from .jobs import Job
+from .props import MAX_VARIATIONS
+from .protocol import ClipRequest, ProtocolError
 from .stack_verbs import TakeOperator
+from .translations import tr
 from .verbs import no_engine
 
 FROM = (
@@ -45,13 +49,38 @@ def final_job(scene: bpy.types.Scene, strip, take: Take) -> Job:
     if not isinstance(whole, dict):
         raise takes.TakeError(f"{take.name} is no draft; choose one that was made with Draft on.")
     request = draft.final(reproduce.request_of(take.record), whole)
-    clip = take.folder.parent
+    about = {key: value for key, value in inputs.items() if key != draft.KEY} | {"final_of": take.name}
+    return from_kept(scene, strip, take, request, about)
+
+
+def variations(scene: bpy.types.Scene, strip, take: Take, count: int) -> list[Job]:
+    """`count` clips like a take: the same inputs, and the seeds after the highest that a take of its clip has. Makes
+    their takes' folders. Raises TakeError and ProtocolError, and then no folder is left."""
+    inputs, request = told(take), reproduce.request_of(take.record)
+    first = max(
+        (other.seed for other in stack.read(strip).takes if other.seed is not None), default=request.seed
+    )
+    jobs: list[Job] = []
+    try:
+        for number in range(1, count + 1):
+            varied = dataclasses.replace(request, seed=first + number)
+            jobs.append(from_kept(scene, strip, take, varied, inputs))
+    except (ProtocolError, takes.TakeError):
+        for job in jobs:
+            takes.discard(job.take)
+        raise
+    return jobs
+
+
+def from_kept(scene: bpy.types.Scene, strip, take: Take, request: ClipRequest, inputs: dict) -> Job:
+    """Another take of a clip, from the inputs that were kept for one; inputs: what that tells of them. Makes its
+    folder last. Raises TakeError."""
+    clip, own = take.folder.parent, ("still", "poses", kept.KEY)
     blobs = kept.read(clip, request.blobs)
-    own = ("still", "poses", draft.KEY, kept.KEY)
-    about = {key: value for key, value in inputs.items() if key not in own} | {"final_of": take.name}
     return Job(
         id=str(uuid.uuid4()), clip=strip.musev.clip, scene=scene.name, start=strips.content(strip)[0],
-        take=takes.next_take(clip), request=request, blobs=blobs, about=about,
+        take=takes.next_take(clip), request=request, blobs=blobs,
+        about={key: value for key, value in inputs.items() if key not in own},
     )  # fmt: skip
 
 
@@ -96,6 +125,29 @@ class MUSEV_OT_promote_draft(NeedsEngine, TakeOperator, bpy.types.Operator):
         size = f"{job.request.width} x {job.request.height}"
         self.report(
             {"INFO"}, f"{job.clip}: {size}, {job.request.num_inference_steps} steps, as {job.take.name}"
+        )
+
+
+class MUSEV_OT_vary(NeedsEngine, TakeOperator, bpy.types.Operator):
+    bl_idname = "musev.vary"
+    bl_label = "Vary Take"
+    bl_description = "Make more takes like this one: from the same inputs, with other seeds"
+
+    count: IntProperty(
+        name="Variations", description="How many takes are made", default=4, min=1, max=MAX_VARIATIONS
+    )
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        return context.window_manager.invoke_props_dialog(self)
+
+    def do(self, scene, strip):
+        take = self.chosen(strip)
+        jobs = variations(scene, strip, take, self.count)
+        session.current.submit_all(jobs)
+        first, last = jobs[0].request.seed, jobs[-1].request.seed
+        self.report(
+            {"INFO"},
+            tr("Takes like {take}, with seeds {first} to {last}", take=take.name, first=first, last=last),
         )
 
 
@@ -169,5 +221,5 @@ class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
 
 
 register, unregister = bpy.utils.register_classes_factory(
-    (MUSEV_OT_promote_draft, MUSEV_OT_reproduce, MUSEV_PT_draft, MUSEV_PT_take_again)
+    (MUSEV_OT_promote_draft, MUSEV_OT_vary, MUSEV_OT_reproduce, MUSEV_PT_draft, MUSEV_PT_take_again)
 )

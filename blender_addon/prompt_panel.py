@@ -76,18 +76,4 @@ class MUSEV_PT_prompt_track(ui.Sidebar, bpy.types.Panel):
         layout.operator("musev.prompt_add", text="Add Prompt", icon="ADD")
 
 
-def _add_menu(self, context: bpy.types.Context) -> None:
-    self.layout.operator("musev.prompt_add", icon="TEXT")
-
-
-_register, _unregister = bpy.utils.register_classes_factory((MUSEV_OT_prompt_add, MUSEV_PT_prompt_track))
-
-
-def register() -> None:
-    _register()
-    bpy.types.SEQUENCER_MT_add.append(_add_menu)
-
-
-def unregister() -> None:
-    bpy.types.SEQUENCER_MT_add.remove(_add_menu)
-    _unregister()
+register, unregister = bpy.utils.register_classes_factory((MUSEV_OT_prompt_add, MUSEV_PT_prompt_track))

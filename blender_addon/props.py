@@ -236,9 +236,12 @@ class MusevPreferences(bpy.types.AddonPreferences):
         if self.engine_url:
             layout.prop(self, "token_file")
         layout.prop(self, "output_folder")
-        from . import models_panel  # which needs these settings
+        from . import menus, models_panel  # which need these settings
 
         models_panel.draw_models(layout, context)
+        layout.separator()
+        layout.label(text="Keys in the Sequencer")
+        menus.draw_keys(layout.column(), context)
         layout.separator()
         layout.operator("musev.collect_diagnostics", icon="FILE_TEXT")
 

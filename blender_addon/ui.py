@@ -7,7 +7,7 @@ import textwrap
 
 import bpy
 
-from . import gather, live_picture, outlook, pins, props, remedies, session, strips
+from . import gather, live_picture, outlook, pins, presets, props, remedies, session, strips
 from .engine_link import EngineState
 from .jobs import Job, JobState
 from .protocol import ClipRequest
@@ -86,6 +86,9 @@ class MUSEV_PT_engine(Sidebar, bpy.types.Panel):
 class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
     bl_label = "Clip"
     bl_idname = "MUSEV_PT_clip"
+
+    def draw_header_preset(self, context: bpy.types.Context) -> None:
+        presets.MUSEV_PT_presets.draw_panel_header(self.layout)
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout

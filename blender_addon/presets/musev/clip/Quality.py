@@ -1,0 +1,11 @@
+import bpy
+
+scene = getattr(bpy.context.workspace, "sequencer_scene", bpy.context.scene)
+settings = scene.musev
+
+settings.draft.use = False
+settings.steps = 30
+settings.generate_at = "MODEL"
+settings.between = "flow"
+settings.context_frames = 12
+settings.context_overlap = 6
