@@ -153,10 +153,10 @@ class MUSEV_OT_vary(NeedsEngine, TakeOperator, bpy.types.Operator):
 
 class MUSEV_OT_reproduce(NeedsEngine, TakeOperator, bpy.types.Operator):
     bl_idname = "musev.reproduce"
-    bl_label = "Reproduce"
+    bl_label = "Reproduce Take"
     bl_description = (
-        "Make this take once more and compare every frame: says that it is bit-equal, or which input differs. The "
-        "timeline stays as it is"
+        "Make this take once more and compare: says that every picture is the same to the last bit, or which input "
+        "differs. The timeline stays as it is"
     )
 
     inputs: EnumProperty(name="From", description="What it is made from", items=FROM, options={"SKIP_SAVE"})

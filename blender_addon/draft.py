@@ -15,15 +15,15 @@ KEY = "draft"  # in what a job tells of itself, and so in `take.json`: the final
 class MusevDraftSettings(bpy.types.PropertyGroup):
     use: BoolProperty(
         name="Draft",
-        description="Make a smaller clip in fewer steps, which begins with the same noise; Make Final makes it whole",
+        description="Make a smaller clip in fewer steps, to see soon what comes; Make Final then makes it whole",
     )
     share: FloatProperty(
-        name="Size", description="The draft's width and height, of the clip's", default=0.5, min=0.25, max=1.0,
+        name="Size", description="How wide and high it is, as a share of the clip", default=0.5, min=0.25, max=1.0,
         subtype="FACTOR",
     )  # fmt: skip
     steps: IntProperty(
         name="Steps",
-        description="Denoising steps of the draft; never more than the clip's",
+        description="Steps in which the draft is made; never more than the clip's",
         default=4,
         min=1,
         max=200,

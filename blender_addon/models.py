@@ -143,7 +143,7 @@ class MUSEV_OT_model_remove(ModelOperator, bpy.types.Operator):
 
 class MUSEV_OT_model_cancel(ModelOperator, bpy.types.Operator):
     bl_idname = "musev.model_cancel"
-    bl_label = "Cancel"
+    bl_label = "Cancel Model"
     bl_description = "Stop what is being done with this model; a download goes on from there the next time"
 
     def word(self, model: ShelfModel) -> CancelModel:
@@ -213,7 +213,9 @@ _register, _unregister = bpy.utils.register_classes_factory(
 
 def register() -> None:
     _register()
-    bpy.types.WindowManager.musev_models = CollectionProperty(type=MusevModelRow, options={"SKIP_SAVE"})
+    bpy.types.WindowManager.musev_models = CollectionProperty(
+        name="Models", description="Those that the engine knows", type=MusevModelRow, options={"SKIP_SAVE"}
+    )
     bpy.types.WindowManager.musev_model_index = IntProperty(
         name="Model", description="The model chosen in the list", options={"HIDDEN", "SKIP_SAVE"}
     )

@@ -120,7 +120,7 @@ class MUSEV_OT_generate(Verb, bpy.types.Operator):
     )
     variations: IntProperty(
         name="Variations",
-        description="How many takes, with seeds from the set one on; 0: as many as the panel says",
+        description="How many takes are made, with seeds from the set one on; 0: as many as the panel says",
         default=0, min=0, max=MAX_VARIATIONS, options={"SKIP_SAVE"},
     )  # fmt: skip
 
@@ -283,7 +283,7 @@ class MUSEV_OT_apply_remedy(Verb, bpy.types.Operator):
     bl_idname = "musev.apply_remedy"
     bl_label = "Make It Fit"
     bl_description = "Change the settings so that the clip fits into the memory"
-    bl_options = {"REGISTER", "UNDO"}
+    bl_options = {"REGISTER", "UNDO", "INTERNAL"}
 
     changes: StringProperty(
         name="Changes", description="Settings and their new values, as 'width=448 height=256'",
@@ -303,7 +303,7 @@ class MUSEV_OT_apply_remedy(Verb, bpy.types.Operator):
 
 class MUSEV_OT_clear(bpy.types.Operator):
     bl_idname = "musev.clear"
-    bl_label = "Clear Ended"
+    bl_label = "Clear Ended Clips"
     bl_description = "Take ended clips off the list; their frames and strips stay"
 
     @refusable

@@ -15,8 +15,8 @@ class MUSEV_OT_prompt_add(Verb, bpy.types.Operator):
     bl_idname = "musev.prompt_add"
     bl_label = "MuseV Prompt"
     bl_description = (
-        "Add a text strip on a prompt channel: its text is the prompt of the frames it lies over. Where two overlap, "
-        "one goes over into the next"
+        "Add a text strip on a prompt channel: its text says what the frames under it show. Where two overlap, one "
+        "goes over into the next"
     )
     bl_options = {"REGISTER", "UNDO"}
 
@@ -26,9 +26,12 @@ class MUSEV_OT_prompt_add(Verb, bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
     frame: IntProperty(
-        name="Frame", description="Its first frame; the current one if -1", default=-1, options={"SKIP_SAVE"}
+        name="Frame", description="Its first frame; the current one if -1", default=-1, options={"SKIP_SAVE"},
+        subtype="TIME",
+    )  # fmt: skip
+    length: IntProperty(
+        name="Length", description="How many frames it lies over", default=24, min=1, subtype="TIME"
     )
-    length: IntProperty(name="Length", description="How many frames it lies over", default=24, min=1)
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:

@@ -98,17 +98,18 @@ def _matching(names, text: str) -> list[str]:
     return [name for name in names if text.lower() in name.lower()]
 
 
-def number(field: str, name: str, description: str):
-    """An IntProperty with the default and the limits that the protocol gives `field`."""
+def number(field: str, name: str, description: str, unit: str = "NONE"):
+    """An IntProperty with the default and the limits that the protocol gives `field`. unit: Blender's subtype."""
     spec = ClipRequest.__dataclass_fields__[field]
     limits = spec.metadata
     return IntProperty(
-        name=name, description=description, default=spec.default, min=limits["low"], max=limits["high"]
-    )
+        name=name, description=description, default=spec.default, min=limits["low"], max=limits["high"],
+        subtype=unit,
+    )  # fmt: skip
 
 
 class MusevSettings(bpy.types.PropertyGroup):
-    mode: EnumProperty(name="Mode", items=MODES, default="pose")
+    mode: EnumProperty(name="Mode", description="What the clip is made from", items=MODES, default="pose")
     prompt: StringProperty(name="Prompt", description="What the clip shows", maxlen=2000)
     negative_prompt: StringProperty(name="Negative", description="What the clip should not show", maxlen=2000)
     still_source: EnumProperty(
@@ -121,8 +122,9 @@ class MusevSettings(bpy.types.PropertyGroup):
         description="The still was rendered from this rig and camera; tells the engine the pose in it",
     )
     still_frame: IntProperty(
-        name="At Frame", description="The frame at which the rig stands as in the still", default=1
-    )
+        name="At Frame", description="The frame at which the rig stands as in the still", default=1,
+        subtype="TIME",
+    )  # fmt: skip
     still_rig: PointerProperty(
         name="Still's Rig", description="The rig that the still shows, if it isn't the one that drives the clip",
         type=bpy.types.Object, poll=lambda _, item: item.type == "ARMATURE",
@@ -135,7 +137,7 @@ class MusevSettings(bpy.types.PropertyGroup):
         name="Armature", description="The rig whose motion drives the clip, while the list of characters is empty",
         type=bpy.types.Object, poll=is_armature,
     )  # fmt: skip
-    people: CollectionProperty(type=MusevPerson)
+    people: CollectionProperty(name="Characters", description="Whom the clip shows", type=MusevPerson)
     people_index: IntProperty(
         name="Character", description="The character chosen in the list", options={"HIDDEN"}
     )
@@ -165,16 +167,34 @@ class MusevSettings(bpy.types.PropertyGroup):
     between: EnumProperty(
         name="In Between", description="What the timeline shows between generated frames", items=BETWEEN
     )
-    render: PointerProperty(type=MusevRenderSettings)
-    source: PointerProperty(type=MusevSourceSettings)
-    prompt_track: PointerProperty(type=MusevPromptSettings)
-    draft: PointerProperty(type=MusevDraftSettings)
-    occlusion: PointerProperty(type=MusevOcclusionSettings)
-    overlay: PointerProperty(type=MusevOverlaySettings)
-    width: number("width", "Width", "Pixels; a multiple of 8")
-    height: number("height", "Height", "Pixels; a multiple of 8")
-    steps: number("num_inference_steps", "Steps", "Denoising steps: more takes longer and looks cleaner")
-    seed: number("seed", "Seed", "The same seed and settings give the same clip")
+    render: PointerProperty(
+        name="From the Renderer",
+        description="What the scene's renderer adds to a clip",
+        type=MusevRenderSettings,
+    )
+    source: PointerProperty(
+        name="Source", description="The strips that a clip is made from", type=MusevSourceSettings
+    )
+    prompt_track: PointerProperty(
+        name="Prompt Track", description="Text strips as prompts", type=MusevPromptSettings
+    )
+    draft: PointerProperty(
+        name="Draft", description="A smaller clip first, in fewer steps", type=MusevDraftSettings
+    )
+    occlusion: PointerProperty(
+        name="Hidden Points", description="What becomes of points that the camera does not see",
+        type=MusevOcclusionSettings,
+    )  # fmt: skip
+    overlay: PointerProperty(
+        name="Overlay", description="Pose pictures over the viewport", type=MusevOverlaySettings
+    )
+    width: number("width", "Width", "How wide the clip is: pixels, a multiple of 8", "PIXEL")
+    height: number("height", "Height", "How high the clip is: pixels, a multiple of 8", "PIXEL")
+    steps: number(
+        "num_inference_steps", "Steps",
+        "In how many steps pictures come out of noise: more take longer and look cleaner",
+    )  # fmt: skip
+    seed: number("seed", "Seed", "Where chance begins: the same seed and settings give the same clip")
     variations: IntProperty(
         name="Variations", description="How many takes are made at once, with seeds that follow one another",
         default=1, min=1, max=MAX_VARIATIONS,
@@ -182,12 +202,12 @@ class MusevSettings(bpy.types.PropertyGroup):
     context_frames: number(
         "context_frames",
         "Window Length",
-        "Generated frames that are denoised together: fewer need less memory",
+        "How many generated frames are made together, as one window: fewer need less memory",
     )
     context_overlap: number(
         "context_overlap",
         "Overlap",
-        "Generated frames that neighbouring windows share; fewer than the window has",
+        "How many generated frames neighbouring windows share, so that they agree; fewer than a window has",
     )
     # Names, not numbers of a list: they mean the same whatever the next engine has.
     model: StringProperty(
@@ -195,12 +215,12 @@ class MusevSettings(bpy.types.PropertyGroup):
         default=ClipRequest.model, search=model_names, search_options={"SUGGESTION"},
     )  # fmt: skip
     context_schedule: StringProperty(
-        name="Windows", description="How the clip is cut into windows that are denoised together",
+        name="Windows", description="How the clip is cut into windows, whose frames are made together",
         default=ClipRequest.context_schedule,
         search=plugin_names("window_schedules"), search_options={"SUGGESTION"},
     )  # fmt: skip
     predictor: StringProperty(
-        name="Predictor", description="What predicts the noise: the model as it is, or a plug-in's way",
+        name="Predictor", description="What makes pictures out of noise: the model as it is, or a plug-in's way",
         default=ClipRequest.predictor, search=plugin_names("predictors"), search_options={"SUGGESTION"},
     )  # fmt: skip
 
@@ -256,7 +276,9 @@ _register, _unregister = bpy.utils.register_classes_factory((MusevSettings, Muse
 
 def register() -> None:
     _register()
-    bpy.types.Scene.musev = PointerProperty(type=MusevSettings)
+    bpy.types.Scene.musev = PointerProperty(
+        name="MuseV", description="What the next clip is to be", type=MusevSettings
+    )
 
 
 def unregister() -> None:

@@ -42,7 +42,7 @@ class RedoOperator(Verb):
 
     new_seed: BoolProperty(
         name="New Seed",
-        description="Draw other noise for each new frame; what all frames share stays, so that they look alike",
+        description="Begin each new frame otherwise; what all frames of the clip share stays, so that they look alike",
     )  # fmt: skip
 
     @classmethod
@@ -79,8 +79,12 @@ class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
         "all other frames are the same files"
     )
 
-    frame_start: IntProperty(name="From", description="The first frame of the timeline that is made anew")
-    frame_end: IntProperty(name="To", description="The last frame of the timeline that is made anew")
+    frame_start: IntProperty(
+        name="From", description="The first frame of the timeline that is made anew", subtype="TIME"
+    )
+    frame_end: IntProperty(
+        name="To", description="The last frame of the timeline that is made anew", subtype="TIME"
+    )
 
     def invoke(self, context, event):
         scene = strips.shown_scene(context)
@@ -101,13 +105,15 @@ class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
 
 class MUSEV_OT_extend(RedoOperator, bpy.types.Operator):
     bl_idname = "musev.extend"
-    bl_label = "Extend"
+    bl_label = "Extend Clip"
     bl_description = (
         "Make the shown take longer: a new strip with its frames and new ones that go on from them; the strip that "
         "is active stays as it is"
     )
 
-    frames: IntProperty(name="Frames", description="How many new frames", default=24, min=1, max=10_000)
+    frames: IntProperty(
+        name="Frames", description="How many new frames", default=24, min=1, max=10_000, subtype="TIME"
+    )
     direction: EnumProperty(name="Direction", description="Where the new frames are", items=DIRECTIONS)
 
     def invoke(self, context, event):

@@ -164,7 +164,9 @@ _register, _unregister = bpy.utils.register_classes_factory((MusevStrip,))
 
 def register() -> None:
     _register()
-    strips.strip_type().musev = PointerProperty(type=MusevStrip)
+    strips.strip_type().musev = PointerProperty(
+        name="MuseV", description="The clip whose takes the strip shows", type=MusevStrip
+    )
 
 
 def unregister() -> None:

@@ -183,7 +183,7 @@ class MUSEV_OT_takes_prune(StackOperator, bpy.types.Operator):
     bl_label = "Prune Takes"
     bl_description = (
         "Move all takes of the active strip that have no star and that no strip shows into the folder _removed "
-        "beside them, from which Restore brings them back"
+        "beside them, from which Restore Takes brings them back"
     )
     bl_options = {"REGISTER"}
 
@@ -251,7 +251,7 @@ class MUSEV_OT_take_compare(TakeOperator, bpy.types.Operator):
 
 class MUSEV_OT_take_compare_end(Verb, bpy.types.Operator):
     bl_idname = "musev.take_compare_end"
-    bl_label = "End Comparison"
+    bl_label = "End Comparison of Takes"
     bl_description = "Remove the comparison's temporary strips"
     bl_options = {"REGISTER", "UNDO"}
 

@@ -139,7 +139,7 @@ class MUSEV_OT_render_controls(Verb, bpy.types.Operator):
 
 class MUSEV_OT_render_controls_cancel(Verb, bpy.types.Operator):
     bl_idname = "musev.render_controls_cancel"
-    bl_label = "Cancel"
+    bl_label = "Cancel Rendered Pictures"
     bl_description = "Stop rendering pictures"
 
     @classmethod

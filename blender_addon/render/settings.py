@@ -18,7 +18,7 @@ ENGINES = (
     ("AUTO", "Scene's Own", "The scene's engine; without a window Cycles, because the others need one"),
     ("SCENE", "Scene's Own, Always", "The scene's engine, without a window too, where it may end Blender"),
     ("CYCLES", "Cycles, Quick", "Cycles with 16 samples, unless the scene is made for it: then with its own"),
-    ("WORKBENCH", "Workbench", "Solid shading; needs a window or EGL"),
+    ("WORKBENCH", "Workbench", "Solid shading; needs a window, or a graphics driver that draws without one"),
 )  # fmt: skip
 KINDS = {"depth": "depth", "normal": "normal_bae", "line": "lineart"}  # setting -> the control's name
 
@@ -28,27 +28,38 @@ def share(field: str, name: str, description: str, of: type = Control):
     spec = of.__dataclass_fields__[field]
     return FloatProperty(
         name=name, description=description, default=spec.default, min=spec.metadata["low"],
-        max=spec.metadata["high"], precision=2, step=5,
+        max=spec.metadata["high"], precision=2, step=5, subtype="FACTOR" if spec.metadata["high"] == 1 else "NONE",
     )  # fmt: skip
 
 
 class MusevRenderControl(bpy.types.PropertyGroup):
     use: BoolProperty(name="Use", description="Render these pictures, and have the clip follow them")
-    scale: share("scale", "Strength", "Weight of the ControlNet; 1 as it was trained")
-    start: share("start", "Start", "From which share of the denoising on it acts; 0 is the beginning")
-    end: share("end", "End", "Up to which share of the denoising it acts; 1 is the end")
+    scale: share("scale", "Strength", "How closely the clip follows these pictures: 1 is usual, 0 not at all")
+    start: share(
+        "start", "Start", "From where in the making of the clip they are followed: 0 is its beginning"
+    )
+    end: share("end", "End", "Up to where in the making of the clip they are followed: 1 is its end")
 
 
 class MusevRenderSettings(bpy.types.PropertyGroup):
-    depth: PointerProperty(type=MusevRenderControl)
-    normal: PointerProperty(type=MusevRenderControl)
-    line: PointerProperty(type=MusevRenderControl)
+    depth: PointerProperty(
+        name="Depth", description="Pictures of how far everything is from the camera", type=MusevRenderControl
+    )
+    normal: PointerProperty(
+        name="Normals", description="Pictures of where every surface faces", type=MusevRenderControl
+    )
+    line: PointerProperty(
+        name="Line Art", description="Pictures of edges and folds, drawn as lines", type=MusevRenderControl
+    )
     use_source: BoolProperty(
         name="Render as Source",
-        description="Start from the scene's plain render instead of from noise alone",
+        description="Start from the scene's plain render, which the clip then makes anew",
     )
     source_strength: share(
-        "source_strength", "Change", "0 keeps the render as it is, 1 keeps next to nothing of it", ClipRequest
+        "source_strength",
+        "Change",
+        "How much of the render is made anew: 0 nothing, 1 nearly all",
+        ClipRequest,
     )
     engine: EnumProperty(name="Engine", description="What makes the plain render", items=ENGINES)
     use_mask: BoolProperty(

@@ -36,11 +36,11 @@ class MusevPoint(bpy.types.PropertyGroup):
 
     bone: StringProperty(name="Bone", description="The bone that this point hangs on")
     end: FloatProperty(
-        name="Along", description="Where on the bone: 0 is its head, 1 its tail", min=0.0, max=1.0
-    )
+        name="Along", description="Where on the bone: 0 is its head, 1 its tail", min=0.0, max=1.0, subtype="FACTOR"
+    )  # fmt: skip
     offset: FloatVectorProperty(
-        name="Offset", description="From there, along the bone's own axes", size=3, subtype="TRANSLATION"
-    )
+        name="Offset", description="How far from there, along the bone's own axes", size=3, subtype="TRANSLATION"
+    )  # fmt: skip
 
 
 class MusevRig(bpy.types.PropertyGroup):
@@ -48,7 +48,7 @@ class MusevRig(bpy.types.PropertyGroup):
 
     map: EnumProperty(name="Names", description="Which names the rig's bones have", items=MAPS)
     custom: StringProperty(name="Imported Map", description="A rig map as text (JSON)", options={"HIDDEN"})
-    overrides: CollectionProperty(type=MusevPoint)
+    overrides: CollectionProperty(name="Points", description="Those set by hand", type=MusevPoint)
     active: IntProperty(name="Point", description="The point shown", options={"HIDDEN"})
 
 
@@ -70,7 +70,10 @@ class MusevPerson(bpy.types.PropertyGroup):
         name="Instance Of", description="The object that is copied", type=bpy.types.Object
     )
     path: StringProperty(name="Number", description="Which copy, in Blender's numbers", options={"HIDDEN"})
-    rig: PointerProperty(type=MusevRig)
+    rig: PointerProperty(
+        name="Own Points", description="What the rig's own file can't be told, because it can't be written here",
+        type=MusevRig,
+    )  # fmt: skip
 
     @property
     def instance(self) -> people.Instance | None:
@@ -163,7 +166,9 @@ _register, _unregister = bpy.utils.register_classes_factory((MusevPoint, MusevRi
 
 def register() -> None:
     _register()
-    bpy.types.Armature.musev_rig = PointerProperty(type=MusevRig)
+    bpy.types.Armature.musev_rig = PointerProperty(
+        name="MuseV Rig", description="Which bones MuseV's points hang on", type=MusevRig
+    )
 
 
 def unregister() -> None:

@@ -18,7 +18,10 @@ from .camera import PoseError
 from .characters import MusevPerson, MusevRig, active, add, recognised
 from .skeleton import FACE
 
-POINTS = tuple((point, point.replace("_", " ").capitalize(), "") for point in maps.MAPPABLE)
+POINTS = tuple(
+    (point, point.replace("_", " ").capitalize(), f"The character's {point.replace('_', ' ')}")
+    for point in maps.MAPPABLE
+)
 
 
 class CharacterOperator(Verb):
@@ -65,7 +68,7 @@ class MUSEV_OT_characters_find(CharacterOperator, bpy.types.Operator):
 
 class MUSEV_OT_characters_add(CharacterOperator, bpy.types.Operator):
     bl_idname = "musev.characters_add"
-    bl_label = "Add Selected"
+    bl_label = "Add Selected Rigs"
     bl_description = "Add the selected rigs, and the rigs of the selected meshes"
     needs_character = False
 
@@ -95,10 +98,11 @@ class MUSEV_OT_characters_remove(CharacterOperator, bpy.types.Operator):
 class MUSEV_OT_characters_move(CharacterOperator, bpy.types.Operator):
     bl_idname = "musev.characters_move"
     bl_label = "Move Character"
-    bl_description = "Characters are sent in the order of the list"
+    bl_description = "Move the character in the list; the engine is told of them in its order"
     direction: EnumProperty(
-        name="Direction", items=(("UP", "Up", "Nearer to the first"), ("DOWN", "Down", "Nearer to the last"))
-    )
+        name="Direction", description="Which way it moves",
+        items=(("UP", "Up", "Nearer to the first"), ("DOWN", "Down", "Nearer to the last")),
+    )  # fmt: skip
 
     def do(self, context: bpy.types.Context, settings) -> None:
         place = settings.people_index + (-1 if self.direction == "UP" else 1)
@@ -139,7 +143,7 @@ class MUSEV_OT_character_set_point(CharacterOperator, bpy.types.Operator):
 
 class MUSEV_OT_character_unset_point(CharacterOperator, bpy.types.Operator):
     bl_idname = "musev.character_unset_point"
-    bl_label = "Forget This Point"
+    bl_label = "Forget a Point"
     bl_description = "Let the name map find this point again"
 
     def do(self, context: bpy.types.Context, settings) -> None:

@@ -47,7 +47,7 @@ COVERED = (
 TURNED_FACE = (
     "face", "Hide Turned Face",
     "Leave out eyes, ears, nose and face where the head looks away, and keep all else, as in the pictures that "
-    "ControlNets were trained on; it costs nothing",
+    "models learn from; it costs nothing",
 )  # fmt: skip
 
 

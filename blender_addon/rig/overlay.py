@@ -36,7 +36,7 @@ class MusevOverlaySettings(bpy.types.PropertyGroup):
         description="Draw the pose picture over the chosen characters in the 3-D viewports of their scene",
     )  # fmt: skip
     opacity: FloatProperty(
-        name="Opacity", description="Of the drawing in the viewport, 0 to 1", update=redraw_views,
+        name="Opacity", description="How opaque the drawing in the viewport is", update=redraw_views,
         default=1.0, min=0.0, max=1.0, subtype="FACTOR",
     )  # fmt: skip
 

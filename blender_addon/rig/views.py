@@ -17,7 +17,7 @@ from .cast import cast
 from .pose import PoseCapture
 
 FORMATS = (
-    ("PNG", "PNG Sequence", "The pose picture of every frame, as the ControlNet is shown it"),
+    ("PNG", "PNG Sequence", "The pose picture of every frame, as the model is shown it"),
     ("JSON", "OpenPose JSON", "The keypoints of every frame: body 18, hands 2 x 21, face 70, in pixels"),
 )
 FRAMES = (
@@ -52,7 +52,7 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
     bl_idname = "musev.export_poses"
     bl_label = "Export Poses"
     bl_description = (
-        "Write the pose pictures, or their keypoints as OpenPose does, one file a frame; needs no engine"
+        "Write the pose pictures, or the points in them as OpenPose does, one file a frame; needs no engine"
     )
 
     directory: StringProperty(
@@ -67,8 +67,12 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
         name="Formats", description="What is written", items=FORMATS, options={"ENUM_FLAG"}, default={"PNG"}
     )
     frames: EnumProperty(name="Frames", description="Which moments are written", items=FRAMES)
-    frame_start: IntProperty(name="First", description="First frame of a custom range", default=1)
-    frame_end: IntProperty(name="Last", description="Last frame of a custom range, included", default=1)
+    frame_start: IntProperty(
+        name="First", description="First frame of a custom range", default=1, subtype="TIME"
+    )
+    frame_end: IntProperty(
+        name="Last", description="Last frame of a custom range, included", default=1, subtype="TIME"
+    )
     width: IntProperty(
         name="Width",
         description="Pixels; 0: as wide as the clip",
@@ -161,7 +165,7 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
 
 class MUSEV_OT_preview_strip(ExportOperator, bpy.types.Operator):
     bl_idname = "musev.preview_strip"
-    bl_label = "Preview Strip"
+    bl_label = "Pose Strip"
     bl_description = (
         "Place the pose pictures as one strip on the first free channel, each for as long as it counts"
     )
@@ -190,7 +194,7 @@ class MUSEV_OT_preview_strip(ExportOperator, bpy.types.Operator):
 
 class MUSEV_OT_export_cancel(Verb, bpy.types.Operator):
     bl_idname = "musev.export_cancel"
-    bl_label = "Cancel"
+    bl_label = "Cancel Export of Poses"
     bl_description = "Stop writing poses and remove what was written"
 
     @classmethod
