@@ -4,7 +4,7 @@ PYTHON_NEW ?= python3.13
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 BLENDER_PACKAGES = pytest websockets==17.4
 
-.PHONY: setup demo test test-blenders lint clean
+.PHONY: setup demo test test-blenders test-gui lint clean
 
 setup: .venv/ready .venv-blender/ready
 
@@ -28,6 +28,11 @@ test: setup
 
 test-blenders: setup
 	PYTHON=$(PYTHON) PYTHON_NEW=$(PYTHON_NEW) sh tests/blender/every_version.sh
+
+# In a real window: BLENDER="/path/to/blender", or a wrapper that sees nothing but the temporary directory.
+BLENDER ?= blender
+test-gui: setup
+	.venv-blender/bin/python tests/gui/run.py "$(BLENDER)" $(GUI_ARGUMENTS)
 
 lint: .venv/ready
 	.venv/bin/ruff check .

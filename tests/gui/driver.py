@@ -1,0 +1,381 @@
+"""A hand, an eye and patience for a real Blender window: simulated events, screenshots, conditions waited for.
+
+Runs inside the Blender that is tested, from a copy beside `flows.py`; `run.py` says with what. A flow is a generator:
+what it does between two `yield`s happens in one turn of Blender's event loop, and Blender draws and listens in between.
+Buttons are found as a person finds them: the mouse goes over the sidebar and Blender is asked what lies under it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+FOLDER = Path(__file__).resolve().parent
+MODULE = "bl_ext.user_default.musev"
+TURN_S = 0.01
+SIDEBAR = 300  # pixels: the width at which every panel must be readable
+TABS = 24  # pixels: the sidebar's tabs, at its right
+Steps = Iterator[None]
+
+
+class FlowError(Exception):
+    """What was waited for and did not come, what was looked for and is not there."""
+
+
+class Driver:
+    """told: what the runner wrote into `plan.json`. results: one entry a flow, kept on disk after each step."""
+
+    def __init__(self, flows: dict[str, Callable[[Driver], Steps]]):
+        self.told = json.loads((FOLDER / "plan.json").read_text())
+        self.flows = {name: flow for name, flow in flows.items() if name in (self.told["only"] or flows)}
+        self.results: list[dict] = []
+        self.places: dict[str, tuple[int, int]] = {}  # where a button was when it was last found
+        self.mouse = (0, 0)
+        self.shots = 0
+        self.drawn: set[str] = set()
+
+    # --- running ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Runs every flow, one after the other, from Blender's timer; then ends Blender."""
+        steps = self._all()
+
+        def turn() -> float | None:
+            try:
+                next(steps)
+            except StopIteration:
+                self._write(finished=True)
+                bpy.ops.wm.quit_blender()
+                return None
+            except Exception:
+                self.note({"flow": "driver", "problem": traceback.format_exc()})
+                self._write(finished=False)
+                os._exit(3)
+            return TURN_S
+
+        bpy.app.timers.register(turn, first_interval=1.0, persistent=True)
+
+    def _all(self) -> Steps:
+        for name, flow in self.flows.items():
+            started = time.monotonic()
+            entry = {"flow": name, "steps": [], "problem": ""}
+            self.note(entry)
+            try:
+                yield from flow(self)
+            except Exception as error:
+                plain = isinstance(error, FlowError)
+                entry["problem"] = str(error) if plain else traceback.format_exc()
+                entry["picture"] = self.picture(f"FAILED_{name}")
+            entry["seconds"] = round(time.monotonic() - started, 1)
+            self._write()
+
+    def note(self, entry: dict) -> None:
+        self.results.append(entry)
+        self._write()
+
+    def step(self, text: str) -> None:
+        """Tells what is done next; a failure names it."""
+        self.results[-1]["steps"].append(text)
+        print(f"{self.results[-1]['flow']}: {text}", flush=True)
+        self._write()
+
+    def fact(self, name: str, value) -> None:
+        """Something measured."""
+        self.results[-1].setdefault("facts", {})[name] = value
+
+    def _write(self, finished: bool = False) -> None:
+        facts = {"blender": bpy.app.version_string, "finished": finished, "flows": self.results}
+        part = FOLDER / "results.part"
+        part.write_text(json.dumps(facts, indent=1))
+        os.replace(part, FOLDER / "results.json")
+
+    # --- patience -----------------------------------------------------------------------------------
+
+    def turns(self, count: int = 3) -> Steps:
+        for _ in range(count):
+            yield
+
+    def until(self, holds: Callable[[], object], what: str, limit_s: float = 60.0) -> Steps:
+        """Waits until `holds()`; raises FlowError with `what` after a while."""
+        deadline = time.monotonic() + limit_s
+        while not holds():
+            if time.monotonic() > deadline:
+                raise FlowError(f"after {limit_s:.0f} s still not so: {what}")
+            yield
+
+    def check(self, holds: object, what: str) -> None:
+        if not holds:
+            raise FlowError(f"not so: {what}")
+
+    # --- what is on the screen ----------------------------------------------------------------------
+
+    @property
+    def window(self) -> bpy.types.Window:
+        return bpy.context.window_manager.windows[0]
+
+    @property
+    def area(self) -> bpy.types.Area:
+        """The sequencer with the sidebar."""
+        found = (area for area in self.window.screen.areas if area.type == "SEQUENCE_EDITOR")
+        return max(found, key=lambda area: area.width * area.height)
+
+    def region(self, kind: str = "UI") -> bpy.types.Region:
+        return next(region for region in self.area.regions if region.type == kind)
+
+    @property
+    def scene(self) -> bpy.types.Scene:
+        return self.window.scene
+
+    @property
+    def session(self):
+        return importlib.import_module(MODULE + ".session").current
+
+    @property
+    def preferences(self):
+        return bpy.context.preferences.addons[MODULE].preferences
+
+    def override(self, kind: str = "UI"):
+        return bpy.context.temp_override(window=self.window, area=self.area, region=self.region(kind))
+
+    # --- the hand -----------------------------------------------------------------------------------
+
+    def event(self, kind: str, value: str = "NOTHING", **more) -> None:
+        x, y = self.mouse
+        self.window.event_simulate(type=kind, value=value, x=x, y=y, **more)
+
+    def move(self, x: int, y: int) -> Steps:
+        self.mouse = (int(x), int(y))
+        self.event("MOUSEMOVE")
+        yield
+
+    def click(self, x: int, y: int) -> Steps:
+        yield from self.move(x, y)
+        yield
+        self.event("LEFTMOUSE", "PRESS")
+        yield
+        self.event("LEFTMOUSE", "RELEASE")
+        yield from self.turns(2)
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int], parts: int = 8) -> Steps:
+        yield from self.move(*start)
+        yield from self.turns(2)
+        self.event("LEFTMOUSE", "PRESS")
+        yield
+        for part in range(1, parts + 1):
+            x, y = (a + (b - a) * part / parts for a, b in zip(start, end, strict=True))
+            yield from self.move(x, y)
+        self.event("LEFTMOUSE", "RELEASE")
+        yield from self.turns(2)
+
+    def key(self, kind: str, text: str = "", **held: bool) -> Steps:
+        """Presses and lets go of a key, where the mouse is. held: ctrl, shift, alt, oskey."""
+        self.event(kind, "PRESS", **({"unicode": text} if text else {}), **held)
+        yield
+        self.event(kind, "RELEASE", **held)
+        yield from self.turns(2)
+
+    def type(self, text: str) -> Steps:
+        names = {" ": "SPACE", ".": "PERIOD", "-": "MINUS", "/": "SLASH", "_": "MINUS"}
+        digits = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
+        for letter in text:
+            name = digits[int(letter)] if letter.isdigit() else names.get(letter, letter.upper())
+            yield from self.key(name, letter)
+
+    def over(self, kind: str) -> Steps:
+        """Puts the mouse into the middle of a region."""
+        region = self.region(kind)
+        yield from self.move(region.x + region.width // 2, region.y + region.height // 2)
+
+    # --- finding buttons ----------------------------------------------------------------------------
+
+    def under_mouse(self) -> str:
+        """The operator call or the data path of the button under the mouse; "" where there is none."""
+        with self.override():
+            if bpy.ops.ui.copy_python_command_button.poll():
+                bpy.ops.ui.copy_python_command_button()
+                return bpy.context.window_manager.clipboard
+            if (found := bpy.context.property) is not None:
+                return f"{found[0].name}.{found[1]}" if hasattr(found[0], "name") else found[1]
+        return ""
+
+    def find(self, wanted: str, part: float = 0.5) -> Steps:
+        """Leaves the mouse over the button whose call or data path contains `wanted`; raises FlowError. part: where it
+        is looked for first, of the sidebar's width."""
+        region = self.region()
+        if wanted in self.places:
+            yield from self.move(*self.places[wanted])
+            if wanted in self.under_mouse():
+                return
+        yield from self.scroll_up()
+        for _ in range(12):  # a sidebar's pages
+            low = self.lowest(region)
+            for column in (part, 0.5, 0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1):
+                x = region.x + int(column * (region.width - TABS))
+                for y in range(region.y + region.height - 4, low, -9):
+                    yield from self.move(x, y)
+                    if wanted in self.under_mouse():
+                        self.places[wanted] = self.mouse
+                        return
+            before = self.pixels(region)
+            for _ in range(8):
+                self.event("WHEELDOWNMOUSE", "PRESS")
+                yield
+            if np.array_equal(before, self.pixels(region)):
+                break
+        raise FlowError(f"there is no button '{wanted}' in the sidebar")
+
+    def scroll_up(self) -> Steps:
+        yield from self.over("UI")
+        for _ in range(20):
+            self.event("WHEELUPMOUSE", "PRESS")
+        yield from self.turns(2)
+
+    def lowest(self, region: bpy.types.Region) -> int:
+        """The height at which what a sidebar shows ends."""
+        if not (FOLDER / "screen").is_dir():
+            return region.y + 4
+        shown = self.pixels(region)[:, :-TABS]
+        filled = np.flatnonzero((shown != shown[-1:]).any(axis=(1, 2)))
+        return region.y + region.height - int(filled[-1]) - 4 if filled.size else region.y + 4
+
+    # --- panels -------------------------------------------------------------------------------------
+
+    def open_now(self) -> Steps:
+        """Leaves the names of our open panels in `drawn`: Blender draws no closed ones."""
+        self.drawn.clear()
+        codes = {panel.draw.__code__ for panel in panels()}
+
+        def note(frame, event: str, _) -> None:
+            if event == "call" and frame.f_code in codes:
+                self.drawn.add(type(frame.f_locals["self"]).__name__)
+
+        sys.setprofile(note)  # a class whose `draw` is replaced crashes 5.2
+        try:
+            self.area.tag_redraw()
+            yield from self.turns(3)
+        finally:
+            sys.setprofile(None)
+
+    def open_panels(self, *wanted: str) -> Steps:
+        """Clicks on headers from the top down until these panels are open; all of them if none is named. Whether a
+        place is a header, and whose, shows when it is clicked; a panel that this closes is clicked open again."""
+        yield from self.open_now()
+        if wanted and set(wanted) <= self.drawn:
+            return
+        yield from self.scroll_up()
+        region = self.region()
+        x, y, empty = region.x + 34, region.y + region.height - 4, 0
+        while y > self.lowest(region):
+            yield from self.move(x, y)
+            empty = 0 if self.under_mouse() else empty + 1
+            if empty == 2:
+                yield from self.open_now()
+                before = set(self.drawn)
+                yield from self.click(x, y)
+                yield from self.open_now()
+                if before - self.drawn:
+                    yield from self.turns(40)  # or it is a double click
+                    yield from self.click(x, y)
+                    yield from self.open_now()
+                empty = 0 if self.drawn == before else -2  # the rest of the header
+                if wanted and set(wanted) <= self.drawn:
+                    return
+            y -= 8
+        if wanted:
+            raise FlowError(f"no header opens {', '.join(set(wanted) - self.drawn)}; open: {self.drawn}")
+
+    def press(self, wanted: str, part: float = 0.5) -> Steps:
+        """Finds a button and clicks it."""
+        yield from self.find(wanted, part)
+        yield from self.click(*self.mouse)
+
+    # --- the eye ------------------------------------------------------------------------------------
+
+    def pixels(self, region: bpy.types.Region | None = None) -> np.ndarray:
+        """What the screen shows, or a region of it: uint8 (height, width, 3). Needs the runner's own X server."""
+        data = np.memmap(FOLDER / "screen" / "Xvfb_screen0", dtype=np.uint8, mode="r")
+        header = struct.unpack(">25I", data[:100].tobytes())
+        size, width, height, line, colours = header[0], header[4], header[5], header[12], header[19]
+        start = size + 12 * colours
+        whole = (
+            data[start : start + line * height]
+            .reshape(height, line)[:, : width * 4]
+            .reshape(height, width, 4)
+        )
+        if region is not None:
+            top = height - (region.y + region.height)
+            whole = whole[top : top + region.height, region.x : region.x + region.width]
+        return whole[..., 2::-1].copy()
+
+    def picture(self, name: str, region: bpy.types.Region | None = None) -> str:
+        """Keeps a screenshot as shots/NN_name.png; returns its name."""
+        self.shots += 1
+        file = FOLDER / "shots" / f"{self.shots:02d}_{name}.png"
+        if (FOLDER / "screen").is_dir():
+            shown = self.pixels(region)
+            if region is not None:  # nothing of what is empty below
+                shown = shown[: region.y + region.height - self.lowest(region) + 8]
+            file.write_bytes(png(shown))
+        elif shutil.which("import"):
+            subprocess.run(["import", "-window", "root", str(file)], check=True)
+        else:
+            with bpy.context.temp_override(window=self.window):
+                bpy.ops.screen.screenshot(filepath=str(file))
+        return file.name
+
+    def show(self, name: str, whole: bool = False) -> Steps:
+        """A screenshot of the sidebar, or of the whole window, once it has been drawn as things are now."""
+        yield from self.move(self.region("WINDOW").x + 200, self.region("WINDOW").y + 200)  # no tooltip
+        for area in self.window.screen.areas:
+            area.tag_redraw()
+        yield from self.turns(4)
+        self.picture(name, None if whole else self.region())
+
+
+def panels() -> list[type]:
+    """Our panels' classes, of every module of the installed extension."""
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(MODULE + ".")]
+    found = {item for module in modules for item in vars(module).values() if isinstance(item, type)}
+    ours = (
+        item for item in found if issubclass(item, bpy.types.Panel) and item.__name__.startswith("MUSEV_PT")
+    )
+    return sorted(ours, key=lambda panel: panel.__name__)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """uint8 (height, width, 3) as a PNG file."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def start_afresh() -> None:
+    """Starts this Blender once more, with a user folder of its own: no wrapper's environment is relied on."""
+    user = str(FOLDER / "user")
+    if os.environ.get("BLENDER_USER_RESOURCES") == user:
+        return
+    Path(user).mkdir(exist_ok=True)
+    os.execve(
+        bpy.app.binary_path,
+        [bpy.app.binary_path, *sys.argv[1:]],
+        {**os.environ, "BLENDER_USER_RESOURCES": user},
+    )
