@@ -9,6 +9,7 @@ def _modules() -> tuple:
     from . import (
         again,
         alignment,
+        compare,
         diagnostics,
         draft,
         licences,
@@ -17,6 +18,7 @@ def _modules() -> tuple:
         models,
         models_panel,
         operators,
+        pin_verbs,
         presets,
         prompt_panel,
         prompt_track,
@@ -39,8 +41,8 @@ def _modules() -> tuple:
 
     return (
         translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
-        live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
-        scene_copy, views, stack_verbs, stack_panel, again, redo_verbs,
+        compare, live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
+        scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, pin_verbs,
         models_panel, diagnostics, licences, presets, strip_verbs, menus, session,
     )  # fmt: skip
 

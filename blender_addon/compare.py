@@ -1,7 +1,7 @@
 """Two takes at once: as a wipe, or side by side. Three temporary strips above the clip's own, which is left as it is.
 
-The strips are black, the take on the left and the one on the right; `strip.musev.compares` says which is which, so that
-a comparison can be ended in a file that was saved with one.
+The strips are black, the take on the left and the one on the right; `strip.musev.compares` says which is which, and
+`scene.musev_comparison` how they are seen, so that a comparison goes on in a file that was saved with one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bpy
+from bpy.props import EnumProperty, FloatProperty, PointerProperty
 
 from . import stack, strips
 
@@ -16,6 +17,22 @@ KINDS = (
     ("WIPE", "Wipe", "The shown take left of a line, the other one right of it"),
     ("SIDE", "Side by Side", "Both takes whole, at half their size"),
 )
+
+
+class MusevComparison(bpy.types.PropertyGroup):
+    """How the scene's comparison is seen."""
+
+    kind: EnumProperty(name="As", description="How both takes are seen", items=KINDS)
+    line: FloatProperty(
+        name="Line", description="Where the wipe's line stands: 0 at the left edge, 1 at the right. Drag it",
+        default=0.5, min=0.0, max=1.0, subtype="FACTOR", options=set(), update=lambda self, context: self.moved(),
+    )  # fmt: skip
+
+    def moved(self) -> None:
+        if self.kind == "WIPE":
+            for part, placed in parts(self.id_data).items():
+                if part != "back":
+                    _cut(placed, part, self.line)
 
 
 def parts(scene: bpy.types.Scene | None) -> dict[str, object]:
@@ -67,7 +84,8 @@ def compare(
         # Over black this is the picture itself. ALPHA_OVER may hide what lies below a cropped strip: Blender leaves out
         # strips under one that it takes for opaque, and judges by sizes that it has not yet read from the files.
         placed.blend_type = "LIGHTEN"
-        _arrange(scene, strip, placed, files[0], part, kind, line)
+        _arrange(scene, strip, placed, files[0], part, kind)
+    scene.musev_comparison.kind, scene.musev_comparison.line = kind, line  # which moves the line there
     for other in strips.every_strip(scene):
         other.select = other in selected
     scene.sequence_editor.active_strip = strip
@@ -81,12 +99,9 @@ def finish(scene: bpy.types.Scene) -> int:
     return len(found)
 
 
-def _arrange(scene: bpy.types.Scene, strip, placed, file: Path, part: str, kind: str, line: float) -> None:
+def _arrange(scene: bpy.types.Scene, strip, placed, file: Path, part: str, kind: str) -> None:
     """Puts one take where it belongs, as the clip's own strip has it: its place, size, turn and colour space."""
-    for name in ("offset_x", "offset_y", "scale_x", "scale_y", "rotation"):
-        setattr(placed.transform, name, getattr(strip.transform, name))
-    placed.use_flip_x, placed.use_flip_y = strip.use_flip_x, strip.use_flip_y
-    placed.colorspace_settings.name = strip.colorspace_settings.name
+    strips.lay_as(placed, strip)
     size = stack.picture_size(file)
     own = stack.picture_size(stack.shown(strip) / strip.elements[0].filename) or size
     if size and size != own:
@@ -96,12 +111,34 @@ def _arrange(scene: bpy.types.Scene, strip, placed, file: Path, part: str, kind:
         quarter = scene.render.resolution_x * scene.render.resolution_percentage / 400
         for name in ("offset_x", "offset_y", "scale_x", "scale_y"):
             setattr(placed.transform, name, getattr(placed.transform, name) / 2)
-        left_side = (part == "left") != strip.use_flip_x  # flipping comes last
-        placed.transform.offset_x += -quarter if left_side else quarter
-    elif size:
-        cut = round(size[0] * line)
-        left_side = (part == "left") != strip.use_flip_x
-        if left_side:
-            placed.crop.max_x = size[0] - cut if part == "left" else cut
-        else:
-            placed.crop.min_x = cut if part == "right" else size[0] - cut
+        placed.transform.offset_x += -quarter if _lies_left(placed, part) else quarter
+
+
+def _cut(placed, part: str, line: float) -> None:
+    """Leaves of a take what lies on its side of the wipe's line."""
+    size = stack.picture_size(strips.file_at(placed, strips.span(placed)[0]))
+    if size is None:  # its file is gone; there is nothing to be seen
+        return
+    cut = round(size[0] * line)
+    if _lies_left(placed, part):
+        placed.crop.max_x = size[0] - cut if part == "left" else cut
+    else:
+        placed.crop.min_x = cut if part == "right" else size[0] - cut
+
+
+def _lies_left(placed, part: str) -> bool:
+    """Whether a take lies on the left of its own picture: flipping comes last."""
+    return (part == "left") != placed.use_flip_x
+
+
+_register, _unregister = bpy.utils.register_classes_factory((MusevComparison,))
+
+
+def register() -> None:
+    _register()
+    bpy.types.Scene.musev_comparison = PointerProperty(type=MusevComparison)
+
+
+def unregister() -> None:
+    del bpy.types.Scene.musev_comparison
+    _unregister()

@@ -1,4 +1,4 @@
-"""Redo a range, extend, bridge: the verbs, and their panel with the pins."""
+"""Redo a range, extend, bridge: the verbs, and their panel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fractions import Fraction
 import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty
 
-from . import gather, pins, redo, session, splice, stack, strips, timing, ui
+from . import gather, redo, session, splice, stack, strips, timing, ui
 from .props import preferences
 from .stack_verbs import no_takes
 from .verbs import Verb, no_engine, no_scene, refusable
@@ -164,15 +164,6 @@ class MUSEV_PT_redo(ui.Sidebar, bpy.types.Panel):
         layout.operator("musev.redo_range", icon="FILE_REFRESH")
         layout.operator("musev.extend", icon="TRACKING_FORWARDS")
         layout.operator("musev.bridge", icon="ARROW_LEFTRIGHT")
-        layout.prop(scene.musev, "pins_channel")
-        try:
-            start, end = gather.clip_range(scene, scene.musev)
-            held = pins.on_channel(scene, scene.musev.pins_channel, start, end)
-        except gather.REFUSALS as problem:
-            ui.draw_text(layout, str(problem), ui.line_width(context), "ERROR")
-            return
-        if held:
-            ui.draw_text(layout, pins.sentence(list(held)), ui.line_width(context), "PINNED")
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -53,6 +53,8 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout, scene = self.layout, strips.shown_scene(context)
         if compare.parts(scene):
+            if scene.musev_comparison.kind == "WIPE":
+                layout.prop(scene.musev_comparison, "line", slider=True)
             layout.operator("musev.take_compare_end", icon="X")
         strip = stack.active(scene)
         if strip is None:

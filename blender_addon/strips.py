@@ -141,6 +141,11 @@ def set_folder(strip, folder: Path) -> None:
     strip.directory = path + "/"
 
 
+def read_again(strip) -> None:
+    """Has an image strip read its files again, which were written anew."""
+    strip.directory = strip.directory  # Blender 5 keeps the pictures otherwise
+
+
 def place_images(
     scene: bpy.types.Scene, name: str, files: Sequence[Path], start: int, channel: int | None = None
 ):
@@ -182,6 +187,14 @@ def colour_space(scene: bpy.types.Scene) -> str:
     if view == "Standard" or scene.display_settings.display_device != "sRGB":
         return "sRGB"
     return "AgX Base sRGB" if view == "AgX" else f"{view} sRGB"
+
+
+def lay_as(placed, like) -> None:
+    """Gives an image strip the place, size, turn and colour space of another one."""
+    for name in ("offset_x", "offset_y", "scale_x", "scale_y", "rotation"):
+        setattr(placed.transform, name, getattr(like.transform, name))
+    placed.use_flip_x, placed.use_flip_y = like.use_flip_x, like.use_flip_y
+    placed.colorspace_settings.name = like.colorspace_settings.name
 
 
 def same_drive(a: os.PathLike | str, b: os.PathLike | str) -> bool:

@@ -8,7 +8,17 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import pins, redo, redo_verbs, session, stack, stills, strips, takes, ui
+from bl_ext.user_default.musev import (
+    pin_verbs,
+    pins,
+    redo,
+    session,
+    stack,
+    stills,
+    strips,
+    takes,
+    ui,
+)
 from bl_ext.user_default.musev.jobs import JobState
 from bl_ext.user_default.musev.protocol import blob_sha256
 from fake_engine import colour
@@ -114,7 +124,7 @@ def test_what_can_not_be_redone_says_why(made, shot):  # noqa: F811
     )
     bpy.context.scene.sequence_editor.active_strip = None
     assert "shows no takes" in refusal(lambda: bpy.ops.musev.redo_range(frame_start=9, frame_end=9))
-    assert len(current.jobs) == count and len(list(stack.folder(strip).glob("take_*"))) == 1
+    assert len(current.jobs) == count and len(list(stack.folder(strip).glob("take_???"))) == 1
 
 
 def test_at_a_lower_rate_the_neighbours_are_the_generated_frames(made, shot):  # noqa: F811
@@ -225,9 +235,9 @@ def test_what_lies_on_the_pins_channel_is_pinned_where_it_begins(engine, pinned,
     assert finish(job).state is JobState.DONE, job.problem  # the engine got them
     pinned.pins_channel = "Others"
     assert generate(current).request.pins == ()
-    assert not any("pins at" in text for text in draw(redo_verbs.MUSEV_PT_redo))
+    assert not any("pins at" in text for text in draw(pin_verbs.MUSEV_PT_pins))
     pinned.pins_channel = "Pins"
-    for panel in (redo_verbs.MUSEV_PT_redo, ui.MUSEV_PT_clip):
+    for panel in (pin_verbs.MUSEV_PT_pins, ui.MUSEV_PT_clip):
         assert any("2 pins at 8, 12" in text for text in draw(panel))
 
 

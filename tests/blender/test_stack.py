@@ -330,6 +330,29 @@ def test_a_wipe_shows_both_takes_and_leaves_nothing(project, tmp_path):
     assert (grey(tmp_path, 12) == 42).all()
 
 
+def test_a_wipes_line_is_dragged(project, tmp_path):
+    bpy.ops.musev.take_compare(take="3", kind="WIPE", line=0.25)
+    assert "line" in draw(stack_panel.MUSEV_PT_takes)
+    for line, cut in ((0.75, 12), (0.0, 0), (1.0, 16), (0.5, 8)):
+        bpy.context.scene.musev_comparison.line = line
+        assert grey(tmp_path, 11).tolist() == [[41] * cut + [121] * (16 - cut)] * 8
+    bpy.ops.musev.take_compare(take="2", kind="SIDE")
+    before = grey(tmp_path, 11)
+    bpy.context.scene.musev_comparison.line = 0.1  # is none of theirs
+    assert (grey(tmp_path, 11) == before).all() and "line" not in draw(stack_panel.MUSEV_PT_takes)
+    bpy.ops.musev.take_compare_end()
+    bpy.context.scene.musev_comparison.line = 0.9
+    assert len(all_strips()) == 1
+
+
+def test_a_comparison_goes_on_in_a_saved_file(project, tmp_path):
+    bpy.ops.musev.take_compare(take="3", kind="WIPE", line=0.25)
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.open_mainfile(filepath=str(project / "shot.blend"))
+    bpy.context.scene.musev_comparison.line = 0.75
+    assert grey(tmp_path, 11).tolist() == [[41] * 12 + [121] * 4] * 8
+
+
 def test_side_by_side_shows_both_takes_whole(project, tmp_path):
     bpy.ops.musev.take_compare(take="2", kind="SIDE")
     seen = grey(tmp_path, 10)
