@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from websockets.client import ClientProtocol
@@ -30,13 +31,17 @@ from websockets.uri import parse_uri
 from . import protocol
 from .protocol import (
     Accepted,
+    AddModel,
     BlobSlice,
     Cancel,
     Cancelled,
+    CancelModel,
     ClipRequest,
     Menus,
     Message,
+    ModelProgress,
     ModelShelf,
+    ModelSlice,
     NeedBlobs,
     Problem,
     ProtocolError,
@@ -82,6 +87,10 @@ class EngineClient:
         self.longest_tick_s = 0.0
         self._socket: socket.socket | None = None
         self._submitted: dict[str, tuple[Submit, Mapping[str, bytes]]] = {}
+        self._files: dict[
+            str, tuple[BinaryIO, Iterator[ModelSlice]]
+        ] = {}  # of models that are added, by their ids
+        self._said: list[Event] = []  # in the engine's name, with the next `pump`
 
     # --- verbs ------------------------------------------------------------------------------------
 
@@ -166,6 +175,19 @@ class EngineClient:
         Raises ProtocolError where nothing is connected."""
         self._send_message(message)
 
+    def add_model(self, wanted: AddModel, file: BinaryIO) -> None:
+        """Give the engine an open file of `wanted.size` bytes as a model: piece by piece, after all else that is to be
+        sent; it is closed in the end. Told by ModelProgress, or Refused. Raises ProtocolError where nothing is
+        connected."""
+        self._send_message(wanted)
+        self._end_file(wanted.id)
+        self._files[wanted.id] = file, _slices(wanted, file)
+
+    def cancel_model(self, id: str) -> None:
+        """Stop what is being done with a model. Raises ProtocolError where nothing is connected."""
+        self._end_file(id)
+        self._send_message(CancelModel(id))
+
     def ask_status(self) -> None:
         self._send_message(protocol.AskStatus())
 
@@ -178,6 +200,8 @@ class EngineClient:
             self._socket.close()
         self._socket, self.welcome, self.state = None, None, ClientState.CLOSED
         self._submitted.clear()
+        for id in list(self._files):
+            self._end_file(id)
 
     @property
     def uploading(self) -> bool:
@@ -202,6 +226,8 @@ class EngineClient:
         except _Lost as lost:
             self.close()
             events.append(ConnectionLost(lost.problem))
+        events += self._said
+        self._said = []
         self.longest_tick_s = max(self.longest_tick_s, time.monotonic() - start)
         return events
 
@@ -243,7 +269,7 @@ class EngineClient:
         return True
 
     def _queue_message(self) -> None:
-        """Frame one message: control before uploads, one slice at a time."""
+        """Frame one message: control before uploads, these before models' files, one slice at a time."""
         if self.state is not ClientState.OPEN or self._protocol.state is not State.OPEN:
             return
         message = self._control.popleft() if self._control else None
@@ -251,12 +277,32 @@ class EngineClient:
             message = next(self._uploads[0][1], None)
             if message is None:
                 self._uploads.popleft()
+        while message is None and self._files:
+            message = self._next_slice(next(iter(self._files)))
         if message is not None:
             raw = protocol.encode(message)
             if isinstance(raw, str):
                 self._protocol.send_text(raw.encode())
             else:
                 self._protocol.send_binary(raw)
+
+    def _next_slice(self, id: str) -> Message | None:
+        """The next of a model's file; None after the last. Where the file can't be read on, the engine is told to
+        forget it, and we refuse in its name."""
+        try:
+            piece = next(self._files[id][1], None)
+        except OSError as error:
+            remedy = "See that the file stays where it is, and add it again."
+            problem = Problem("file_error", f"The file can't be read: {error.strerror or error}", id, remedy)
+            self._said.append(Refused(problem, model=id))
+            piece = CancelModel(id)
+        if not isinstance(piece, ModelSlice):
+            self._end_file(id)
+        return piece
+
+    def _end_file(self, id: str) -> None:
+        if id in self._files:
+            self._files.pop(id)[0].close()
 
     def _receive(self, events: list[Event]) -> bool:
         """Read once; True if something came. Raises _Lost at the connection's end."""
@@ -323,7 +369,11 @@ class EngineClient:
             self.menus = message
         elif isinstance(message, ModelShelf) and self.welcome is not None:
             self.welcome = dataclasses.replace(self.welcome, models=message.ready)
-        elif isinstance(message, Refused) and message.job is message.model is None and self._submitted:
+        elif isinstance(message, ModelProgress) and message.state in ("failed", "cancelled"):
+            self._end_file(message.id)
+        elif isinstance(message, Refused) and message.model:
+            self._end_file(message.model)
+        elif isinstance(message, Refused) and message.job is None and self._submitted:
             self._upload_problem = message.problem
         elif isinstance(message, (Accepted, Refused, Cancelled)) and message.job:
             self._forget(message.job)
@@ -414,6 +464,17 @@ def _upload(need: NeedBlobs, wanted: Submit, blobs: Mapping[str, bytes]) -> Iter
         for offset in range(0, len(data), protocol.SLICE_BYTES):
             yield BlobSlice(sha256, offset, len(data), data[offset : offset + protocol.SLICE_BYTES])
     yield wanted
+
+
+def _slices(wanted: AddModel, file: BinaryIO) -> Iterator[ModelSlice]:
+    """The file in slices. Raises OSError where it can't be read, or isn't as long as it was."""
+    offset = 0
+    while offset < wanted.size:
+        data = file.read(min(protocol.SLICE_BYTES, wanted.size - offset))
+        if not data:
+            raise OSError(f"it ends after {offset:,} of {wanted.size:,} bytes")
+        yield ModelSlice(wanted.id, offset, data)
+        offset += len(data)
 
 
 def _version_mismatch(theirs: object) -> _Lost:

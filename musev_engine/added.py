@@ -211,10 +211,11 @@ def _header(file: Path) -> Header:
     if file.suffix == ".safetensors":
         with file.open("rb") as opened:
             return kinds.header_of(opened, file.stat().st_size)
-    from musev_engine.checkpoints import open_weights  # torch
+    from musev_engine.pickles import readable, unpickled  # torch
 
     try:
-        return Header(open_weights(file), {})
+        with readable(file):
+            return Header(unpickled(file), {})
     except EngineError as error:  # where it lay for a moment tells nobody anything
         raise EngineError(
             error.message.replace(str(file), "The file"), error.value, error.remedy, code=error.code

@@ -6,9 +6,7 @@ key names (CompVis' "LDM") are translated to diffusers', and a file that is some
 
 import json
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,12 +15,11 @@ from typing import Any, Self
 
 import torch
 from diffusers.loaders import single_file_utils
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from musev_engine.errors import EngineError
 from musev_engine.kinds import SD1, seems
+from musev_engine.pickles import PICKLES, bad_model, readable, unpickled
 
-PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
 PORTION = 2**26  # numbers read from a file before its memory map is let go
 
@@ -49,24 +46,19 @@ class Stored:
 Weights = dict[str, Stored]  # the name a network knows it by -> where it is
 
 
-def bad_model(message: str, value: object, remedy: str) -> EngineError:
-    """The error of every file that doesn't do; code "bad_model"."""
-    return EngineError(message, value, remedy, code="bad_model")
-
-
 def open_weights(path: Path) -> Weights:
     """The tensors of one file, under the file's own names; those of nested dicts are joined by dots.
 
     Raises EngineError for a file that isn't there, is cut off, is of another kind, or holds program code.
     """
-    with _readable(path):
+    with readable(path):
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return {
                     key: Stored(path, key, tuple(file.get_slice(key).get_shape()))
                     for key in file.keys()  # noqa: SIM118 (the file is no dict)
                 }
-        return {key: Stored(path, key, tuple(value.shape)) for key, value in _unpickled(path).items()}
+        return {key: Stored(path, key, tuple(value.shape)) for key, value in unpickled(path).items()}
 
 
 def open_folder(folder: Path) -> Weights:
@@ -98,7 +90,7 @@ def read(weights: Mapping[str, Stored]) -> Iterator[tuple[str, torch.Tensor]]:
         by_path.setdefault(stored.path, []).append(name)
     for path, names in by_path.items():
         for portion in _portions(names, weights):
-            with _readable(path), _tensors(path) as get:
+            with readable(path), _tensors(path) as get:
                 for name in portion:
                     yield name, get(weights[name].key).reshape(weights[name].shape)
 
@@ -112,7 +104,7 @@ def metadata(path: Path) -> dict[str, str]:
     """The texts in a safetensors file's header; none for other files."""
     if path.suffix != ".safetensors":
         return {}
-    with _readable(path), safe_open(path, "pt") as file:
+    with readable(path), safe_open(path, "pt") as file:
         return file.metadata() or {}
 
 
@@ -247,46 +239,4 @@ def _tensors(path: Path) -> Iterator[Callable[[str], torch.Tensor]]:
         with safe_open(path, "pt") as file:
             yield file.get_tensor
     else:
-        yield _unpickled(path).__getitem__
-
-
-def _unpickled(path: Path) -> dict[str, torch.Tensor]:
-    """A PyTorch file's tensors, mapped, not read. Only today's format: a zip without compression, whose size bounds
-    what it can ask for."""
-    if path.suffix not in PICKLES:
-        raise ValueError(f"it is none of {', '.join(SUFFIXES)}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is cut off, or no file of PyTorch 1.6 or newer")
-    with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("its parts are compressed, as PyTorch never does")
-    return dict(_flat(torch.load(path, map_location="cpu", weights_only=True, mmap=True)))
-
-
-def _flat(value: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield name, value.detach()
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            part = "" if not name and key == "state_dict" else str(key)
-            yield from _flat(each, f"{name}.{part}" if name and part else name or part)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns what goes wrong in reading `path` into one EngineError."""
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        if code := re.search(r"GLOBAL (\S+)", str(error)):
-            raise bad_model(
-                f"{path} holds program code, which is never run",
-                code[1],
-                "Take the .safetensors version of this model.",
-            ) from error
-        raise bad_model(f"{path} can't be read", "a damaged pickle", "Download it again.") from error
-    except (SafetensorError, RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
-        if isinstance(error, EngineError):
-            raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise bad_model(f"{path} can't be read", reason, "Download it again.") from error
+        yield unpickled(path).__getitem__

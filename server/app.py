@@ -35,10 +35,12 @@ from blender_addon.protocol import (
     Preview,
     Problem,
     Progress,
+    ProtocolError,
     Queue,
     Refused,
     Welcome,
 )
+from server import extras
 from server.connection import Client
 from server.estimates import Estimator, Remaining, free_mb
 from server.jobs import JobStore
@@ -201,6 +203,22 @@ class App:
 
     async def look_at_shelf(self) -> ModelShelf:
         return await asyncio.to_thread(lambda: told(models_here()))
+
+    async def check_unused(self, id: str) -> None:
+        """Raises ProtocolError, code "model_in_use", while a clip that is being made, or waits, needs a model."""
+        queue = self.store.queue()
+        jobs = {job: self.store.request(job) for job in (*filter(None, (queue.running,)), *queue.waiting)}
+        users = await asyncio.to_thread(
+            lambda: [job for job, asked in jobs.items() if id in extras.needed(asked)]
+        )
+        if not users:
+            return
+        running = ["the clip that is being made"] * (queue.running in users)
+        count = len(users) - len(running)
+        said = running + [f"{count} clip{'' if count == 1 else 's'} in the queue"] * bool(count)
+        what = next((asked.prompt[:60] for job, asked in jobs.items() if job in users and asked.prompt), "")
+        remedy = "Let them be made first, or cancel them" + (f"; one shows: {what}" if what else "") + "."
+        raise ProtocolError(f"This model is needed by {' and '.join(said)}", id, remedy, "model_in_use")
 
     async def _shelf_changed(self, models_changed: bool) -> None:
         if models_changed:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from blender_addon import protocol
 from blender_addon.protocol import (
     Accepted,
+    AddModel,
     AskEstimate,
     AskJobs,
     AskModels,
@@ -25,6 +26,7 @@ from blender_addon.protocol import (
     DownloadModel,
     EngineStatus,
     Message,
+    ModelSlice,
     Move,
     NeedBlobs,
     ProtocolError,
@@ -36,6 +38,8 @@ from blender_addon.protocol import (
     Submit,
     VerifyModel,
 )
+from server import extras
+from server.arrivals import Arrival
 from server.uploads import Upload
 from server.worker_process import problem_of
 
@@ -50,6 +54,7 @@ class Client:
         self._app, self._connection = app, connection
         self._name = uuid.uuid4().hex  # the owner of what it submits without a name
         self._upload: Upload | None = None
+        self._arrivals: dict[str, Arrival] = {}  # models' files on their way, by what they will be called
         self._followers: dict[str, asyncio.Task] = {}
         self._telling: asyncio.Task | None = None
 
@@ -97,7 +102,14 @@ class Client:
             case VerifyModel(id):
                 await app.shelf.verify(id)
             case RemoveModel(id):
+                await app.check_unused(id)
                 await app.shelf.remove(id)
+            case AddModel(id):
+                self._arrivals[id] = await app.shelf.add(message)
+            case ModelSlice(id) if id in self._arrivals:
+                await app.shelf.take(self._arrivals[id], message)
+            case ModelSlice():
+                pass  # it was refused, and the client hasn't heard yet
             case CancelModel(id):
                 await app.shelf.cancel(id)
             case AskStatus():
@@ -112,6 +124,8 @@ class Client:
     async def _submit(self, wanted: Submit | Retry) -> None:
         store, job = self._app.store, wanted.job
         request = wanted.request if isinstance(wanted, Submit) else store.request(wanted.of)
+        if not store.knows(job):
+            await asyncio.to_thread(extras.find, request)
         if not store.knows(job) and (missing := store.missing_blobs(request)):
             if isinstance(wanted, Retry):
                 remedy = "Generate again from Blender, which has it."
@@ -204,6 +218,7 @@ class Client:
 
     def leave(self) -> None:
         self._drop_upload()
+        self._app.shelf.lost(list(self._arrivals.values()))
         for task in (self._telling, *self._followers.values()):
             if task is not None:
                 task.cancel()

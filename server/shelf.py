@@ -1,7 +1,8 @@
-"""The known models as clients see and change them: told, downloaded, verified, removed.
+"""The known models as clients see and change them: told, downloaded, verified, removed, added by a file.
 
 One thing is done at a time, in a process of its own (`shelf_process`) that may be ended at any moment: a download goes
-on where it stopped. Imports musev_engine's registry, which is light, when it is asked.
+on where it stopped. Only files that are added arrive beside that, and are looked into when they are whole. Imports
+musev_engine's registry, which is light, when it is asked.
 """
 
 from __future__ import annotations
@@ -12,12 +13,24 @@ import dataclasses
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 from blender_addon import protocol
-from blender_addon.protocol import ModelInfo, ModelProgress, ModelShelf, Problem, ProtocolError, ShelfModel
+from blender_addon.protocol import (
+    AddModel,
+    ModelInfo,
+    ModelProgress,
+    ModelShelf,
+    ModelSlice,
+    Problem,
+    ProtocolError,
+    ShelfModel,
+)
+from server.arrivals import Arrival
+from server.worker_process import problem_of
 
 ENDED = ("done", "failed", "cancelled")
+TOLD_BYTES = 4 * 2**20  # of a file that arrives, from one word about it to the next
 
 
 class Shelf:
@@ -28,12 +41,19 @@ class Shelf:
         self._changed = changed
         self.work: dict[str, ModelProgress] = {}
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
-        self._process: Process | None = None
-        self._cancelled = False  # what is being done now
+        self._processes: dict[str, Process | None] = {}  # of the models that are seen to now
+        self._cancelled: set[str] = set()  # of these
+        self._arrivals: dict[str, Arrival] = {}
+        self._tasks: set[asyncio.Task] = set()
 
     async def download(self, id: str, licence_accepted: str) -> None:
         """Raises ProtocolError: "unknown_model", "offline" or "licence_not_accepted"."""
         model, shown = _known(id), licence_of(_known(id))
+        if model.added:
+            remedy = "Add its file again, from where you have it."
+            raise ProtocolError(
+                "This model was added by a file and can't be downloaded", id, remedy, "not_on_hub"
+            )
         if reason := offline():
             remedy = "Start the engine online, or put the model's files into its models folder by hand."
             raise ProtocolError(reason, id, remedy, "offline")
@@ -61,12 +81,75 @@ class Shelf:
         now = self.work.get(id)
         if now is None or now.state in ENDED:
             return
-        if now.state == "running":
-            self._cancelled = True
-            if self._process is not None:
+        if arrival := self._arrivals.pop(id, None):
+            arrival.drop()
+        elif now.state == "running":
+            self._cancelled.add(id)
+            if (process := self._processes.get(id)) is not None:
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
-                    self._process.kill()
+                    process.kill()
         await self._tell(dataclasses.replace(now, state="cancelled"))
+
+    # --- files that are added -------------------------------------------------------------------------
+
+    async def add(self, wanted: AddModel) -> Arrival:
+        """Take a file; its bytes are to be given to `take`. Raises ProtocolError, code "model_busy", and EngineError as
+        `added.begin`."""
+        self._check_idle(wanted.id, "add")
+        arriving = ModelProgress(wanted.id, "add", "waiting", total_bytes=wanted.size)
+        self.work[wanted.id] = arriving
+        try:
+            arrival = await asyncio.to_thread(Arrival, wanted)
+        except (ValueError, OSError):
+            del self.work[wanted.id]
+            raise
+        self._arrivals[wanted.id] = arrival
+        await self._tell(dataclasses.replace(arriving, state="running"))
+        return arrival
+
+    async def take(self, arrival: Arrival, piece: ModelSlice) -> None:
+        """The next bytes of a file; once it is whole it is looked into. Those of one that was cancelled or has failed
+        are passed over."""
+        id = arrival.wanted.id
+        if self._arrivals.get(id) is not arrival:
+            return
+        before = arrival.received
+        try:
+            whole = await arrival.add(piece)
+        except (ValueError, OSError) as error:
+            if self._arrivals.get(id) is arrival:  # not cancelled meanwhile
+                del self._arrivals[id]
+                arrival.drop()
+                failed = dataclasses.replace(self.work[id], state="failed", problem=problem_of(error))
+                await self._tell(failed)
+            return
+        if self._arrivals.get(id) is not arrival:
+            return
+        if whole:
+            del self._arrivals[id]
+        if whole or before // TOLD_BYTES != arrival.received // TOLD_BYTES:
+            await self._tell(dataclasses.replace(self.work[id], done_bytes=arrival.received))
+        if whole:
+            self._start(self._settle(arrival))
+
+    async def _settle(self, arrival: Arrival) -> None:
+        try:
+            await self._do(arrival.wanted.id, "add")
+        finally:
+            arrival.drop()  # nothing, unless it was ended in the middle
+
+    def lost(self, arrivals: list[Arrival]) -> None:
+        """Throw away what these had begun: no more of them will come."""
+        for arrival in arrivals:
+            if self._arrivals.get(arrival.wanted.id) is arrival:
+                self._start(self.cancel(arrival.wanted.id))
+
+    def _start(self, work: Coroutine) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the work -------------------------------------------------------------------------------------
 
     async def keep_working(self) -> None:
         """Do what waits, one after another, for ever."""
@@ -76,41 +159,53 @@ class Shelf:
                 await self._do(id, self.work[id].action)
 
     async def stop(self) -> None:
-        """End the process, in the middle of whatever it does."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        """End the processes, in the middle of whatever they do, and throw away files that haven't come whole."""
+        for arrival in self._arrivals.values():
+            arrival.drop()
+        for process in self._processes.values():
+            if process is not None and process.returncode is None:
+                process.kill()
+                await process.wait()
 
     async def _begin(self, id: str, action: str) -> None:
         now = self.work.get(id)
-        if now is not None and now.state not in ENDED:
-            if now.action == action:  # asked for twice it is done once
-                return
-            remedy = "Wait, or cancel it."
-            raise ProtocolError(f"This model is busy: {now.action}", id, remedy, "model_busy")
+        if now is not None and now.state not in ENDED and now.action == action:
+            return  # asked for twice it is done once
+        self._check_idle(id, action)
         await self._tell(ModelProgress(id, action, "waiting"))
         self._waiting.put_nowait(id)
 
+    def _check_idle(self, id: str, action: str) -> None:
+        now = self.work.get(id)
+        if now is not None and now.state not in ENDED:
+            remedy = "Wait, or cancel it."
+            raise ProtocolError(f"This model is busy: {now.action}", id, remedy, "model_busy")
+
     async def _do(self, id: str, action: str) -> None:
-        self._process, self._cancelled, ended = None, False, False
-        await self._tell(ModelProgress(id, action))
+        self._processes[id], ended = None, False
+        self._cancelled.discard(id)
+        await self._tell(dataclasses.replace(self.work[id], action=action, state="running"))
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "HF_HUB_DISABLE_TELEMETRY": "1",  # the hub is asked for the model's files and nothing else
         }
         command = (sys.executable, "-P", "-m", "server.shelf_process", action, id)
-        self._process = process = await asyncio.create_subprocess_exec(
+        self._processes[id] = process = await asyncio.create_subprocess_exec(
             *command, stdout=PIPE, env=environment, limit=protocol.MAX_JSON_BYTES
         )
-        if self._cancelled:  # while the process was starting
+        if id in self._cancelled:  # while the process was starting
             process.kill()
         async for line in process.stdout:
-            if not self._cancelled:
+            if id not in self._cancelled:
                 progress = protocol.decode(line.decode())
                 ended = progress.state in ENDED
                 await self._tell(progress)
         status = await process.wait()
-        if not (ended or self._cancelled):
+        if (
+            self._processes.get(id) is process
+        ):  # the next thing may have begun as soon as this one's end was told
+            del self._processes[id]
+        if not (ended or id in self._cancelled):
             problem = Problem(
                 "engine_error", "What was done with the model broke off", f"exit status {status}",
                 "Try again: a download goes on where it stopped. See the engine's log.",
@@ -119,7 +214,8 @@ class Shelf:
 
     async def _tell(self, progress: ModelProgress) -> None:
         self.work[progress.id] = progress
-        await self._changed(progress.state in ENDED and progress.action != "verify")
+        changed = progress.state == "done" if progress.action == "add" else progress.state in ENDED
+        await self._changed(changed and progress.action != "verify")
 
 
 def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
@@ -129,9 +225,9 @@ def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
     models = tuple(
         ShelfModel(
             model.id, model.role, model.about, licence_of(model), model.licence_url, model.commercial, model.size,
-            registry.installed(model.id), removable(model), model.source,
+            registry.installed(model.id), removable(model), model.source, model.added, model.trigger,
         )
-        for model in registry.known().values()
+        for model in registry.listing().values()
     )  # fmt: skip
     return ModelShelf(models, ready, offline())
 

@@ -1,7 +1,8 @@
 """What is done with one model, in a process of its own: `python -m server.shelf_process ACTION ID`.
 
-ACTION is download, verify or remove. It says ModelProgress messages on its standard output, one a line, the last one
-with the end. Whatever libraries print goes to the log.
+ACTION is download, verify, remove, or add: look into a file that has come, and put it in its place. It says
+ModelProgress messages on its standard output, one a line, the last one with the end. Whatever libraries print goes to
+the log.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
 
     progress = ModelProgress(id, action)
     try:
-        ended = {"download": download, "verify": verify, "remove": remove}[action](progress, say)
+        ended = {"download": download, "verify": verify, "remove": remove, "add": add}[action](progress, say)
     except Exception as error:  # the one place where exceptions become messages
         traceback.print_exc()
         ended = dataclasses.replace(progress, state="failed", problem=problem_of(error))
@@ -79,6 +80,14 @@ def remove(progress: ModelProgress, say) -> ModelProgress:
 
     downloads.remove(registry.model(progress.id))
     return dataclasses.replace(progress, state="done")
+
+
+def add(progress: ModelProgress, say) -> ModelProgress:
+    """Raises EngineError as `added.settle`."""
+    from musev_engine import added
+
+    size = added.settle(progress.id).size or 0
+    return dataclasses.replace(progress, state="done", done_bytes=size, total_bytes=size)
 
 
 if __name__ == "__main__":
