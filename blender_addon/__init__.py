@@ -32,6 +32,8 @@ def _modules() -> tuple:
         stack,
         stack_panel,
         stack_verbs,
+        stale_badge,
+        stale_watch,
         strip_verbs,
         translations,
         ui,
@@ -41,6 +43,7 @@ def _modules() -> tuple:
 
     return (
         translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
+        stale_badge, stale_watch,
         compare, live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
         scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, pin_verbs,
         models_panel, diagnostics, licences, presets, strip_verbs, menus, session,

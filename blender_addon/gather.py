@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bpy
 
-from . import draft, pins, prompt_track, session, sources, stack, stills, strips, takes, timing
+from . import draft, origins, pins, prompt_track, session, sources, stack, stills, strips, takes, timing
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
@@ -249,9 +249,10 @@ def clip_job(
     about |= shot.about if shot else {}
     folder = shot.folder if shot else folder
     captures: list[Capture] = []
-    still = None
+    still, about[origins.KEY] = None, {"start": when.start}
     if mode != "text" and (png := still_bytes(settings)):
         still, about["still_source"] = blob_sha256(png), settings.still_image.name
+        about[origins.KEY]["still"] = origins.picture(settings.still_image)
         blobs[still] = png
     elif mode != "text" and (reading := still_capture(scene, settings, shot.still_at if shot else None)):
         still, about["still_source"] = TO_COME, f"{settings.still_strip}, frame {reading.times[0]:g}"
@@ -268,6 +269,8 @@ def clip_job(
         about[draft.KEY] = {"width": settings.width, "height": settings.height, "steps": settings.steps}
     if mode == "pose":
         captures.append(capture := pose_capture(scene, settings, when.times))
+        if result == "clip":
+            captures.append(origins.OriginsCapture(about, capture))
         about |= {
             "people": told(capture.people),
             "camera": capture.camera,  # null: the scene's own, as its markers switch it

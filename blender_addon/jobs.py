@@ -128,7 +128,7 @@ class Job:
             return
         self.stop_capturing()
         self.request = dataclasses.replace(before.request, seed=self.request.seed)
-        self.blobs = dict(before.blobs)
+        self.blobs, self.about = dict(before.blobs), dict(before.about)
         self.state, self.phase, self.step, self.num_steps = JobState.HELD, "", 0, 0
 
     def stop_capturing(self) -> None:

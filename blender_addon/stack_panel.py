@@ -7,7 +7,7 @@ import textwrap
 import bpy
 import bpy.utils.previews
 
-from . import clip_folder, compare, session, stack, strips, takes, ui
+from . import clip_folder, compare, session, stack, stale_badge, strips, takes, ui
 from .stack_verbs import being_made
 
 AROUND = 6  # takes that are listed before and after the shown one
@@ -134,6 +134,7 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         column.label(text=f"Seed {take.seed}")
         if take.research_only:
             column.label(text="Research only", icon="ERROR")
+        stale_badge.draw_badge(column, strips.shown_scene(bpy.context), take)
         verbs = column.row(align=True)
         if not is_shown:
             side = verbs.operator("musev.take_compare", text="", icon="UV_SYNC_SELECT")
@@ -145,6 +146,7 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         return loaded
 
     def draw_verbs(self, layout, clip, gone: list[str], width: int) -> None:
+        layout.operator("musev.take_check", icon="VIEWZOOM").take = ""
         layout.operator("musev.takes_prune", icon="TRASH")
         if gone:
             ui.draw_text(layout, f"{len(gone)} takes lie in {clip.folder.name}/{takes.REMOVED}", width)

@@ -200,6 +200,8 @@ class PoseCapture:
     with_still: bool = False
     occlusion: Occlusion = field(default_factory=Occlusion)
     read: list[np.ndarray] = field(default_factory=list)  # (people, 130, 3) each
+    pictures: list[np.ndarray] = field(default_factory=list, repr=False)  # as `picture_matrix`, (4, 4) each
+    worlds: list[np.ndarray] | None = field(default=None, repr=False)  # (people, 130, 4) each; None: not kept
     # Frames that were stepped to and not worked out yet.
     sampler: Sampler | None = field(default=None, repr=False)
     sights: Sights | None = field(default=None, repr=False)
@@ -271,6 +273,9 @@ class PoseCapture:
             of_faces = self.occlusion.of_faces(points, pictures)
             keypoints[..., 2] *= np.minimum(of_faces, self.light) if self.light else of_faces
             self.read += list(keypoints)
+            self.pictures += list(pictures)
+            if self.worlds is not None:
+                self.worlds += list(points)
         self.sampler, self.sights, self.light = None, None, []
 
     def _light(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> np.ndarray:

@@ -1,0 +1,198 @@
+"""What moves things: their keys, summed up as one number for each moment, without stepping to any frame.
+
+Two sums that are alike mean that no key was edited in a way that matters there. Values that stay the same over all
+moments count for nothing, so a key set on what doesn't move is no change; what they are, a look at any frame tells.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import bpy
+import numpy as np
+
+STEP = 1e-4  # of a key's value: what is nearer than that is the same
+
+
+class Block(NamedTuple):
+    """A data-block that can be animated, known by name: which collection of `bpy.data`, its name there, its library."""
+
+    collection: str
+    name: str
+    library: str
+
+    @classmethod
+    def of(cls, thing: bpy.types.ID, collection: str) -> Block:
+        return cls(collection, thing.name, thing.library.filepath if thing.library else "")
+
+    def find(self) -> bpy.types.ID | None:
+        return getattr(bpy.data, self.collection).get((self.name, self.library or None))
+
+
+DATA = {"ARMATURE": "armatures", "CAMERA": "cameras"}  # objects whose data can move what we read
+
+
+def sources(things: Iterable[bpy.types.Object]) -> tuple[Block, ...]:
+    """These objects and all those that they hang on: parents, the targets of constraints and of drivers. Always in the
+    same order."""
+    waiting, found = list(things), {}
+    while waiting:
+        thing = waiting.pop(0)
+        if thing is None or not isinstance(thing, bpy.types.Object) or thing in found:
+            continue
+        found[thing] = None
+        waiting += [thing.parent, *_targets(thing.constraints), *_driven_by(thing)]
+        if thing.pose is not None:
+            for bone in thing.pose.bones:
+                if bone.constraints:
+                    waiting += _targets(bone.constraints)
+    blocks = []
+    for thing in found:
+        blocks.append(Block.of(thing, "objects"))
+        if thing.type in DATA:
+            blocks.append(Block.of(thing.data, DATA[thing.type]))
+    return tuple(blocks)
+
+
+def _targets(constraints) -> list[bpy.types.Object | None]:
+    return [
+        target
+        for constraint in constraints
+        for target in (
+            getattr(constraint, "target", None),
+            getattr(constraint, "pole_target", None),
+            *(each.target for each in getattr(constraint, "targets", ())),
+        )
+    ]
+
+
+def _driven_by(thing: bpy.types.Object) -> list[bpy.types.ID | None]:
+    holders = [thing, thing.data] if thing.type in DATA else [thing]
+    return [
+        target.id
+        for holder in holders
+        if holder.animation_data is not None
+        for driver in holder.animation_data.drivers
+        for variable in driver.driver.variables
+        for target in variable.targets
+    ]
+
+
+def assigned(blocks: Iterable[Block]) -> tuple:
+    """Which actions the blocks have, and how their strips lie: cheap, and changed wherever another action plays."""
+    told = []
+    for block in blocks:
+        if (thing := block.find()) is None or (data := thing.animation_data) is None:
+            told.append(None)
+            continue
+        action = data.action
+        slot = getattr(data, "action_slot_handle", 0)
+        told.append((action and (action.name, slot), *(_laid(strip) for strip in _nla(data))))
+    return tuple(told)
+
+
+def _laid(strip: bpy.types.NlaStrip) -> tuple:
+    action = strip.action
+    facts = (strip.frame_start, strip.frame_end, strip.scale, strip.repeat, strip.influence, strip.blend_type)
+    return (action and action.name, strip.action_frame_start, strip.action_frame_end, *facts)
+
+
+def _nla(data: bpy.types.AnimData) -> Iterator[bpy.types.NlaStrip]:
+    if data.use_nla:
+        for track in data.nla_tracks:
+            if not track.mute:
+                yield from (strip for strip in track.strips if not strip.mute)
+
+
+class Played(NamedTuple):
+    """F-curves that play together. start, end: between which frames, else None; at a frame `t` between them they are
+    read at (t - start) / scale + first."""
+
+    curves: Sequence[bpy.types.FCurve]
+    start: float | None = None
+    end: float = 0.0
+    scale: float = 1.0
+    first: float = 0.0
+
+
+def _played(thing: bpy.types.ID) -> list[Played]:
+    """Everything keyed that moves a data-block."""
+    data = thing.animation_data
+    if data is None:
+        return []
+    played = [Played(_curves(data.action, getattr(data, "action_slot", None)))] if data.action else []
+    for strip in _nla(data):
+        if strip.action is not None:
+            curves = _curves(strip.action, getattr(strip, "action_slot", None))
+            place = (strip.frame_start, strip.frame_end, strip.scale or 1.0, strip.action_frame_start)
+            played.append(Played(curves, *place))
+    return played
+
+
+def _curves(action: bpy.types.Action, slot) -> Sequence[bpy.types.FCurve]:
+    """The F-curves of an action: of one slot, from 4.4 on."""
+    if not hasattr(bpy.types, "ActionSlot"):
+        return tuple(action.fcurves)
+    if slot is None:
+        return ()
+    bags = (strip.channelbag(slot) for layer in action.layers for strip in layer.strips)
+    return tuple(curve for bag in bags if bag is not None for curve in bag.fcurves)
+
+
+class Motion:
+    """Sums up in slices what some blocks' keys say at `times`, in frames. Holds names and numbers alone."""
+
+    def __init__(self, blocks: Sequence[Block], times: Sequence[float]) -> None:
+        self.blocks, self.times = tuple(blocks), tuple(times)
+        self.block = self.curve = 0  # where to go on
+        self.sums = np.zeros(len(self.times), np.uint64)
+
+    def advance(self, deadline: float) -> bool:
+        """Reads on until about `deadline` (time.perf_counter's clock), one curve at least; True once all are read."""
+        while self.block < len(self.blocks):
+            thing = self.blocks[self.block].find()
+            curves = [
+                (curve, number, played)
+                for number, played in enumerate(_played(thing) if thing is not None else ())
+                for curve in played.curves
+            ]
+            for curve, number, played in curves[self.curve :]:
+                self._add(curve, number, played)
+                self.curve += 1
+                if time.perf_counter() >= deadline:
+                    return False
+            self.block, self.curve = self.block + 1, 0
+        return True
+
+    def _add(self, curve: bpy.types.FCurve, number: int, played: Played) -> None:
+        if curve.mute or (len(curve.keyframe_points) < 2 and not curve.modifiers):
+            return
+        times = np.array(self.times)
+        if played.start is not None:
+            times = (np.clip(times, played.start, played.end) - played.start) / played.scale + played.first
+        self.add(
+            f"{self.block} {number} {curve.data_path} {curve.array_index}", [*map(curve.evaluate, times)]
+        )
+
+    def add(self, name: str, values: Sequence[float]) -> None:
+        """Adds something else that has a value at every time."""
+        steps = np.rint(np.asarray(values, float) / STEP)
+        if not len(steps) or (steps == steps[0]).all():
+            return
+        mixed = steps.astype(np.int64).view(np.uint64) ^ np.uint64(zlib.crc32(name.encode()) << 32)
+        for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # splitmix64's, Steele et al. 2014
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
+        self.sums += mixed ^ (mixed >> np.uint64(31))
+
+    def told(self) -> str:
+        """8 hexadecimal digits for each time, one after another."""
+        return (self.sums >> np.uint64(32)).astype(">u4").tobytes().hex()
+
+
+def different(one: str, other: str) -> list[int]:
+    """At which of the times two sums differ; all of them where they are not of as many."""
+    count = max(len(one), len(other)) // 8
+    return [i for i in range(count) if one[8 * i : 8 * i + 8] != other[8 * i : 8 * i + 8]]

@@ -1,0 +1,138 @@
+"""What the frames of a take were made from, and when: one request, or those of all takes that it is joined from; and
+what has been found out about that since."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import NamedTuple
+
+import bpy
+
+from . import clip_folder, gather, origins, splice, takes
+from .clip_folder import Take
+from .protocol import PoseTrack
+from .timing import Plan
+
+MAX_JOINED = 32  # takes that a take is joined from, one after another
+
+Steps = Generator[None, None, "tuple[Change, ...]"]  # stops where others may have the main thread
+
+
+class Change(NamedTuple):
+    """what: 'rig', 'camera', 'still', 'prompt' or 'model'. told: a sentence."""
+
+    what: str
+    told: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one request made of a take. plan: when its frames were generated. counts: which of them are in the take."""
+
+    take: Take
+    plan: Plan
+    counts: tuple[int, ...]
+
+    @property
+    def inputs(self) -> dict:
+        return self.take.record["inputs"]
+
+    @property
+    def origins(self) -> dict:
+        told = self.inputs.get(origins.KEY)
+        return told if isinstance(told, dict) else {}
+
+    def starts(self, shown_at: int | None) -> set[int]:
+        """Where the first frame was generated, and where it is in a strip that begins at `shown_at` now."""
+        told = self.inputs.get(splice.KEY) or {}
+        now = () if shown_at is None else (shown_at + told.get("offset", 0),)
+        return {self.plan.start, *now}
+
+
+@dataclass
+class Memo:
+    """What needs no second reading: plain data. edits, keys, images: grow with every edit, and with every edit of keys
+    and of images. newest: of each model, when the newest take with it was made, and the sum of its files."""
+
+    edits: int = 0
+    keys: int = 0
+    images: int = 0
+    digests: dict = field(default_factory=dict)
+    moved: dict = field(default_factory=dict)
+    harmless: set = field(default_factory=set)  # sums of keys that move nothing, as a thorough check has seen
+    lying: dict = field(default_factory=dict)
+    tracks: dict[str, PoseTrack | None] = field(default_factory=dict)
+    people: dict = field(default_factory=dict)
+    pictures: dict = field(default_factory=dict)
+    newest: dict[tuple, tuple[str, str]] = field(default_factory=dict)
+
+
+def parts(take: Take) -> list[Part]:
+    """The requests that made a take's frames: one, or more where it is joined; the newest first. [] where its record
+    doesn't tell."""
+    found: list[Part] = []
+    newer: list[range] = []  # frames that newer parts have made, counted as in the whole take
+    shift = 0  # of the first frame of a part's take in the whole one
+    for _ in range(MAX_JOINED):
+        if (plan := plan_of(take)) is None:
+            break
+        told = take.record["inputs"].get(splice.KEY)
+        own = range(told["from"] + shift, told["to"] + shift + 1) if told else None
+        offset = shift + (told["offset"] if told else 0)
+        made = [round(moment - plan.start) + offset for moment in plan.times]
+        counts = tuple(
+            i for i, n in enumerate(made)
+            if (own is None or n in own) and not any(n in frames for frames in newer)
+        )  # fmt: skip
+        found.append(Part(take, plan, counts))
+        if own is None or not told["of"]:
+            break
+        newer.append(own)
+        shift += told["of_offset"]
+        folder = take.folder.parent / told["of"]
+        try:
+            take = clip_folder.read(folder.parent).take(folder.name)
+        except takes.TakeError:
+            break
+    return found
+
+
+def plan_of(take: Take) -> Plan | None:
+    """When a take's frames were generated; None where its record doesn't tell."""
+    request, inputs = take.request, take.record.get("inputs")
+    try:
+        start, told = int(take.record["frame_start"]), inputs.get(origins.KEY) or {}
+        if splice.KEY in inputs:
+            start += inputs[splice.KEY]["offset"]
+        count, rates = int(request["num_frames"]), inputs["rates"]
+        return Plan(
+            int(told.get("start", start)), count, Fraction(rates["generated"]),
+            int(request.get("output_frames") or count), Fraction(rates["timeline"]), request.get("between", "held"),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        return None
+
+
+def note_model(memo: Memo, take: Take) -> None:
+    """Takes up which files a take's model had."""
+    model, made = take.record.get("model"), take.record.get("made")
+    if isinstance(model, dict) and model.get("sha256") and isinstance(made, str):
+        key = model_key(take.request)
+        memo.newest[key] = max(memo.newest.get(key, ("", "")), (made, str(model["sha256"])))
+
+
+def model_key(request: dict) -> tuple:
+    """What the sum of a model's files depends on."""
+    return str(request.get("model")), str(request.get("loras", ()))
+
+
+def concerns(scene: bpy.types.Scene, part: Part, shown_at: int | None = None) -> bool:
+    """Whether the panel's settings are for frames of this take."""
+    try:
+        start, end = gather.clip_range(scene, scene.musev)
+    except gather.REFUSALS:
+        return True  # it says no other range
+    count = part.plan.output_frames
+    return any(first < end and start < first + count for first in part.starts(shown_at))
