@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import textwrap
+from collections.abc import Iterator
 
+import blf
 import bpy
 
 from . import gather, live_picture, outlook, pins, presets, props, remedies, session, strips
@@ -20,17 +21,43 @@ STATE_ICON = {
 }
 
 
+CHARACTER = 6  # pixels: a little more than an average letter's width
+ICON = 26  # pixels: an icon before a label, and what a box takes
+
+
 def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
-    """A text over as many lines as it needs; labels do not wrap by themselves. width: characters a line."""
+    """A text over as many lines as it needs; labels do not wrap by themselves. width: of `line_width`."""
     column = layout.column(align=True)
-    for index, line in enumerate(textwrap.wrap(text, max(width, 16))):
+    room = max(width, 16) * CHARACTER - (ICON if icon != "NONE" else 0)
+    for index, line in enumerate(wrapped(text, room)):
         column.label(text=line, icon=icon if index == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
+
+
+def wrapped(text: str, room: float) -> Iterator[str]:
+    """A text as lines of at most `room` pixels at a scale of 1, in the interface's font; a longer word is broken."""
+    blf.size(0, bpy.context.preferences.ui_styles[0].widget.points)
+
+    def fits(line: str) -> bool:
+        return len(line) <= 1 or blf.dimensions(0, line)[0] <= room
+
+    line = ""
+    for word in text.split():
+        if line and not fits(f"{line} {word}"):
+            yield line
+            line = ""
+        line = f"{line} {word}" if line else word
+        while not fits(line):
+            end = next(end for end in range(len(line) - 1, 0, -1) if fits(line[:end]))
+            yield line[:end]
+            line = line[end:]
+    if line:
+        yield line
 
 
 def line_width(context: bpy.types.Context) -> int:
     """About how many characters fit on a line of this region."""
     scale = context.preferences.system.ui_scale or 1.0  # 0 where there is no window
-    return int((context.region.width if context.region else 300) / (7 * scale)) - 8
+    return int(((context.region.width if context.region else 300) / scale - 62) / CHARACTER)
 
 
 def remaining(seconds: float) -> str:
@@ -68,7 +95,7 @@ class MUSEV_PT_engine(Sidebar, bpy.types.Panel):
         layout, engine = self.layout, session.current.engine
         row = layout.row()
         row.label(
-            text=f"Engine {engine.state.value}",
+            text=engine.state.value.capitalize(),
             icon="LINKED" if engine.state is EngineState.ON else "UNLINKED",
         )
         if engine.state is EngineState.OFF:
@@ -113,6 +140,7 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
             column.prop(settings, "camera")
         layout.prop(settings, "range")
         layout.prop(settings, "new_strip")
+        layout.prop(settings, "show_making")
         self.draw_timing(layout, context, scene)
         column = layout.column(align=True)
         column.prop(settings, "width")

@@ -155,7 +155,7 @@ def test_the_engine_panel_offers_what_can_be_done(empty_scene, monkeypatch):
     link = session.current.engine
     assert "musev.engine_start" in draw(ui.MUSEV_PT_engine) and link.state is EngineState.OFF
     monkeypatch.setattr(link, "_address", ("ws://127.0.0.1:1", "token"))
-    assert {"Engine connecting", "musev.engine_stop"} <= set(draw(ui.MUSEV_PT_engine))
+    assert {"Connecting", "musev.engine_stop"} <= set(draw(ui.MUSEV_PT_engine))
     monkeypatch.setattr(link, "problem", "The engine ended. " * 20)
     assert " ".join(draw(ui.MUSEV_PT_engine)).count("The engine ended.") == 20  # whole, over many lines
 

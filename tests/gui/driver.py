@@ -298,8 +298,14 @@ class Driver:
             raise FlowError(f"no header opens {', '.join(set(wanted) - self.drawn)}; open: {self.drawn}")
 
     def press(self, wanted: str, part: float = 0.5) -> Steps:
-        """Finds a button and clicks it."""
-        yield from self.find(wanted, part)
+        """Finds a button and clicks it, once what is drawn does not move any more."""
+        for _ in range(3):
+            yield from self.find(wanted, part)
+            self.area.tag_redraw()
+            yield from self.turns(3)
+            yield from self.move(*self.mouse)
+            if wanted in self.under_mouse():
+                break
         yield from self.click(*self.mouse)
 
     # --- the eye ------------------------------------------------------------------------------------

@@ -95,6 +95,8 @@ def connect(driver: Driver, engine: str) -> Steps:
 
 
 def leave(driver: Driver) -> Steps:
+    if driver.session.engine.state.name == "OFF":
+        return
     driver.step("press Stop")
     yield from driver.press("musev.engine_stop")
     yield from driver.until(lambda: driver.session.engine.state.name == "OFF", "the engine is not connected")
