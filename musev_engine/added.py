@@ -114,8 +114,8 @@ def settle(id: str) -> registry.KnownModel:
         (folder / TOLD).write_text(json.dumps(told, indent=1), encoding="utf-8")
         row = registry.models_folder() / registry.ADDED / f"{id}.json"
         row.parent.mkdir(exist_ok=True)
+        os.replace(folder / TOLD, row)  # ended between the two, the model is told as missing, and can be added again
         os.replace(file, place)
-        os.replace(folder / TOLD, row)
     finally:
         drop(id)
     return registry.model(id)
@@ -167,7 +167,8 @@ def _check(wanted: Wanted) -> None:
         raise _bad(f"A model has 16 bytes to {MAX_BYTES >> 30} GB", f"{wanted.size:,} bytes")
     if wanted.role == "controlnet":
         _net(wanted)
-    models, lower = registry.listing(), wanted.id.lower()
+    lower = wanted.id.lower()
+    models = {id: one for id, one in registry.listing().items() if not one.added or registry.installed(id)}
     if len(registry.added_files()) >= MAX_ADDED:
         raise EngineError(
             f"At most {MAX_ADDED} models can be added", MAX_ADDED, "Remove one first.", code="too_many_models"

@@ -14,12 +14,12 @@ from pathlib import Path
 EXIT_CODES = """exit status:
   0  done
   1  it failed; the message says why (the hub, the disk, a folder)
-  2  the arguments are wrong
+  2  the arguments are wrong, or the name of an added file is taken
   3  no known model has this id
   4  the licence was not accepted
   5  offline mode, and it would need the network
   6  the model, or a file of it, isn't here
-  7  a file isn't what it should be (size or sha256)
+  7  a file isn't what it should be (size or sha256), or an added one is of no kind that this engine can use
 """
 STATUS = {
     "unknown_model": 3,
@@ -27,6 +27,10 @@ STATUS = {
     "offline": 5,
     "missing_model": 6,
     "wrong_hash": 7,
+    "bad_model": 7,
+    "wrong_kind": 7,
+    "name_taken": 2,
+    "bad_name": 2,
 }
 
 
@@ -60,8 +64,25 @@ def models_arguments(parser: argparse.ArgumentParser) -> None:
     drop.add_argument("id", nargs="+")
     drop.add_argument("--yes", action="store_true", help="don't ask")
     verb("path", path, "print the models folder, and the folders that were added, one a line")
-    verb("add", add, "use the models of another folder too, such as MuseV's checkpoints").add_argument(
-        "folder", type=Path
+    new = verb(
+        "add", add, "copy a model's file into the models folder, or use the models of another folder too"
+    )
+    new.add_argument("path", type=Path, help="a file, or a folder in MuseV's layout such as its checkpoints")
+    new.add_argument("--name", help="what the file will be called (default: by its own name)")
+    kinds = ("t2i", "lora", "embedding", "vae", "ip-adapter", "controlnet")
+    new.add_argument(
+        "--as", dest="role", choices=kinds, default="", help="what it is (default: what it seems)"
+    )
+    new.add_argument("--title", default="", help="a line that says what it is good for")
+    new.add_argument(
+        "--licence", default="", help="its licence's name, which goes into every take (default: unknown)"
+    )
+    new.add_argument("--licence-url", default="", help="where the licence stands")
+    new.add_argument(
+        "--commercial", action=argparse.BooleanOptionalAction, help="whether one may sell what it makes"
+    )
+    new.add_argument(
+        "--stands-for", default="", metavar="ID", help="the known ControlNet in whose place one is used"
     )
 
 
@@ -86,7 +107,7 @@ def list_models(args: argparse.Namespace) -> int:
     from musev_engine import registry
     from server.models import models_here
 
-    rows = [*_shipped().values(), *(_told(model) for model in registry.known().values())]
+    rows = [*_shipped().values(), *(_told(model) for model in registry.listing().values())]
     rows = [
         row for row in rows if args.role in (None, row["role"]) and (row["installed"] or not args.installed)
     ]
@@ -116,7 +137,10 @@ def show(args: argparse.Namespace) -> int:
         print(json.dumps(row))
         return 0
     print(f"{model.id} ({model.role}): {model.about}")
-    print(f"from {model.source}" + ("" if model.url else f", revision {model.revision}"))
+    if model.added:
+        print("added by a file" + (f"; its words: {model.trigger}" if model.trigger else ""))
+    else:
+        print(f"from {model.source}" + ("" if model.url else f", revision {model.revision}"))
     print(f"licence: {model.terms}")
     for file in model.files:
         where = (
@@ -137,6 +161,8 @@ def download(args: argparse.Namespace) -> int:
         print(f"{id} came with this engine", file=sys.stderr)
     wanted = [registry.model(id) for id in args.id if id not in shipped]
     missing = [model for model in wanted if not registry.installed(model.id)]
+    if lost := next((model for model in missing if model.added), None):
+        registry.find(lost.id)  # which says that its file is to be added again
     for model in wanted:
         if model not in missing:
             print(f"{model.id} is here already: {registry.find(model.id)}", file=sys.stderr)
@@ -158,7 +184,7 @@ def download(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     from musev_engine import registry
 
-    ids = args.id or [id for id in registry.known() if registry.installed(id)]
+    ids = args.id or [id for id in registry.listing() if registry.installed(id)]
     verdicts = {id: registry.verify(id) for id in ids}
     if args.json:
         print(json.dumps(verdicts))
@@ -213,8 +239,31 @@ def path(args: argparse.Namespace) -> int:
 def add(args: argparse.Namespace) -> int:
     from musev_engine import registry
 
-    held = registry.add_folder(args.folder)
-    print(json.dumps(held) if args.json else f"{args.folder} holds {', '.join(held)}")
+    if args.path.is_file():
+        return _add_file(args)
+    held = registry.add_folder(args.path)
+    print(json.dumps(held) if args.json else f"{args.path} holds {', '.join(held)}")
+    return 0
+
+
+def _add_file(args: argparse.Namespace) -> int:
+    from musev_engine import added, kinds
+
+    size = args.path.stat().st_size
+    wanted = added.Wanted(
+        args.name or added.name_of(str(args.path)), args.path.suffix.lower(), size, args.role, args.title, args.licence,
+        args.licence_url, args.commercial, args.stands_for,
+    )  # fmt: skip
+
+    def told(done: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == size else "\r"
+            print(f"{done / 1e6:,.0f} of {size / 1e6:,.0f} MB", end=end, file=sys.stderr, flush=True)
+
+    model = added.add_file(args.path, wanted, told)
+    print(f"{model.id} is here as {kinds.ROLES[model.role]}; licence: {model.terms}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(_told(model)))
     return 0
 
 
@@ -231,7 +280,8 @@ def _shipped() -> dict[str, dict]:
             rows[model.name] = {
                 "id": model.name, "role": "shipped", "about": "the embedded model: whole, needs no download",
                 "repository": "", "revision": engine_version(), "url": "", "size_bytes": model.size_bytes,
-                "licence": model.licence, "licence_url": "", "commercial": None, "installed": True, "files": files,
+                "licence": model.licence, "licence_url": "", "commercial": None, "installed": True, "added": False,
+                "trigger": "", "files": files,
             }  # fmt: skip
     return rows
 
@@ -253,6 +303,8 @@ def _told(model) -> dict:
         "licence_url": model.licence_url,
         "commercial": model.commercial,
         "installed": len(paths) == len(model.files),
+        "added": model.added,
+        "trigger": model.trigger,
         "files": [
             {
                 "name": file.name,

@@ -13,7 +13,9 @@ import pytest
 
 from musev_engine import registry
 from server import cli
+from tests import model_files
 from tests.local_hub import COMMIT, LocalHub
+from tests.model_files import write
 
 CANNY = "control_v11p_sd15_canny"
 WEIGHTS = random.Random(0).randbytes(300_000)
@@ -299,3 +301,48 @@ def test_listing_imports_neither_torch_nor_the_hubs_library():
         "assert status == 0 and not {'torch', 'numpy', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_file_is_added_listed_verified_and_removed(musev, tmp_path):
+    path = write(
+        tmp_path / "My Style.safetensors", model_files.lora(), {"modelspec.trigger_phrase": "in ink"}
+    )
+    status, out, said = musev("add", str(path), "--licence", "CC-BY-NC 4.0", "--no-commercial", "--json")
+    assert (
+        status == 0
+        and "a LoRA for Stable Diffusion 1.5" in said
+        and "CC-BY-NC 4.0; no commercial use" in said
+    )
+    told = json.loads(out)
+    assert (told["id"], told["role"], told["added"], told["trigger"]) == ("My_Style", "lora", True, "in ink")
+    assert registry.find("My_Style").read_bytes() == path.read_bytes()
+    _, listed, _ = musev("list", "--installed")
+    assert "My_Style" in listed and listed.startswith("mini ")  # what came with the engine stands first
+    assert "its words: in ink" in musev("show", "My_Style")[1]
+    assert musev("verify")[0] == 0
+    status, _, said = musev("add", str(path))
+    assert status == 2 and "This name is taken" in said and "another name" in said
+    assert musev("add", str(path), "--name", "other")[0] == 0
+    assert musev("remove", "My_Style", "--yes")[0] == 0 and "My_Style" not in registry.listing()
+
+
+def test_a_file_that_will_not_do_is_told_with_the_reason(musev, tmp_path):
+    path = write(tmp_path / "big.safetensors", model_files.lora(2048))
+    status, _, said = musev("add", str(path))
+    assert status == 7 and "a LoRA for Stable Diffusion XL" in said and "Needed is" in said
+    status, _, said = musev("add", str(write(tmp_path / "vae.ckpt", model_files.vae())), "--as", "lora")
+    assert status == 7 and "Add it as a VAE" in said
+    (tmp_path / "note.txt").write_text("no model, but long enough")
+    assert musev("add", str(tmp_path / "note.txt"))[0] == 7
+    good = write(tmp_path / "good.safetensors", model_files.lora())
+    assert musev("add", str(good), "--name", "a/b")[0] == 2
+    assert registry.added_files() == {} and not list(registry.models_folder().rglob("*.safetensors"))
+
+
+def test_an_added_model_whose_file_is_gone_is_not_looked_for_on_the_hub(musev, hub, tmp_path):
+    musev("add", str(write(tmp_path / "style.safetensors", model_files.lora())))
+    registry.find("style").unlink()
+    hub.asked.clear()
+    status, _, said = get(musev, "style")
+    assert status == 6 and "Add its file again" in said and not hub.asked
+    assert musev("add", str(tmp_path / "style.safetensors"))[0] == 0
