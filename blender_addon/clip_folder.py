@@ -123,7 +123,7 @@ def read(folder: Path) -> Clip:
     known = _read.get(folder)
     if known is None or known[0] != looks:
         marks, problem = _marks(folder)
-        found = tuple(_take(folder / name, marks.get(name, Mark())) for _, name in dirs)
+        found = tuple(look(folder / name, marks.get(name, Mark())) for _, name in dirs)
         _read[folder] = known = (looks, Clip(folder, found, problem))
     return known[1]
 
@@ -191,7 +191,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return (state.st_mtime_ns, state.st_size)
 
 
-def _take(folder: Path, its_mark: Mark) -> Take:
+def look(folder: Path, its_mark: Mark = Mark()) -> Take:
+    """One take as it lies there, or doesn't."""
     if not (folder / takes.SIDECAR).exists():
         return Take(folder, mark=its_mark, problem="Not finished: it has no take.json")
     try:

@@ -150,6 +150,12 @@ class MusevSettings(bpy.types.PropertyGroup):
         name="New Strip",
         description="Place the clip as a strip of its own, not as one more take of the strip over the same frames",
     )
+    show_making: BoolProperty(
+        name="Show While Making",
+        description="The strip stands on the timeline while its clip is made: rough previews first, then each frame as "
+        "it is ready. Cancel takes it away again, and so does one Undo once it is finished",
+        default=True,
+    )
     pins_channel: StringProperty(
         name="Pins Channel",
         description="Image strips on channels of this name are frames that the clip passes through, where they begin",

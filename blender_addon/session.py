@@ -21,6 +21,7 @@ from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
 from .forecast import Forecast
 from .jobs import IN_ENGINE, Job, JobState, sidecar
+from .live_strip import LiveStrips
 from .protocol import (
     Accepted,
     Cancelled,
@@ -57,6 +58,7 @@ class Session:
         self.forecast = Forecast()
         self.queue = Queue()  # the engine's
         self.jobs: list[Job] = []
+        self.live = LiveStrips(self.job, why_untouched)
         self.longest_tick_s = 0.0
         self.longest_place_s = 0.0
         self.file_number = 0
@@ -162,6 +164,7 @@ class Session:
         if self.engine.state is EngineState.ON:
             self.forecast.ask(self.engine.client)
         self._advance_jobs(deadline)
+        self.live.advance([job for job in self.jobs if job.file_number == self.file_number], deadline)
         self.longest_tick_s = max(self.longest_tick_s, time.perf_counter() - started)
         self._place_ready()
         return self._appearance() != before
@@ -174,6 +177,7 @@ class Session:
             self.shelf.changes,
             self.forecast.changes,
             self.queue,
+            self.live.changes,
             *((j.state, j.phase, j.step, len(j.have), j.eta_s, j.preview) for j in self.jobs),
         )
 
@@ -236,27 +240,25 @@ class Session:
         scene = bpy.data.scenes.get(job.scene)
         if scene is None:
             raise strips.StripError(f"Scene '{job.scene}' is gone; the finished take lies in {job.take}.")
+        if self.live.deleted(job):
+            self._end(
+                job, JobState.DONE, f"You deleted its strip while it was made; the take lies in {job.take}."
+            )
+            return
         count = splice.num_frames(job.about, job.request.frames_out)
         files = [takes.frame_file(job.take, frame) for frame in range(count)]
         job.strip = stack.place(scene, job.clip, files, job.start).name
+        self.live.finish(job, files)
         windows = bpy.context.window_manager.windows
         with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
             bpy.ops.ed.undo_push(message=f"MuseV {job.clip}")
         self._end(job, JobState.DONE)
 
     def why_not_placed(self, job: Job) -> str:
-        """What a finished clip waits for before it becomes a strip; "" if nothing.
-
-        Edit, sculpt and paint modes have undo steps of their own, in which a new strip would be lost.
-        """
+        """What a finished clip waits for before it becomes a strip; "" if nothing."""
         if job.file_number != self.file_number:
             return f"Ready in {job.take}; open {job.blend_file or 'its file'} to place it."
-        if bpy.app.is_job_running("RENDER"):
-            return "Ready; it is placed after the render."
-        active = (window.view_layer.objects.active for window in bpy.context.window_manager.windows)
-        if any(item is not None and item.mode not in ("OBJECT", "POSE") for item in active):
-            return "Ready; it is placed when you are back in Object or Pose Mode."
-        return ""
+        return f"Ready; it is placed {why}." if (why := why_untouched()) else ""
 
     def _end(self, job: Job, state: JobState, problem: str = "", resumable: bool = False) -> None:
         """The one place where a clip ends. Without a chance to go on, a take that never got a frame is
@@ -265,6 +267,7 @@ class Session:
         job.stop_capturing()
         job.state, job.problem, job.resumable, job.eta_s = state, problem, resumable, None
         self._show_preview(job, None)
+        self.live.end(job)
         if resumable:
             return
         job.blobs = {}
@@ -326,6 +329,7 @@ class Session:
                 job.eta_s = event.eta_s if event.total_eta_s is None else event.total_eta_s
             case Preview():
                 self._show_preview(job, event.data)
+                self.live.preview(job, event)
             case FrameReady():
                 self._keep_frame(job, event)
             case Done():
@@ -353,6 +357,7 @@ class Session:
             )  # fmt: skip
         takes.write_frame(job.take, frame.frame, frame.data)
         job.have.add(frame.frame)
+        self.live.frame(job, frame.frame)
         if job.reproduces is not None and reproduce.differs(job.reproduces, frame.frame, frame.data):
             job.others.add(frame.frame)
 
@@ -403,6 +408,7 @@ class Session:
                 )
 
         self.find_jobs()
+        self.live.file_opened()
 
     def find_jobs(self) -> None:
         """Puts those of the open file's unfinished clips on the list that an earlier Blender had begun."""
@@ -422,6 +428,24 @@ class Session:
         for job in self.jobs:
             if job.file_number == self.file_number:
                 job.blend_file = bpy.data.filepath
+
+
+def why_untouched() -> str:
+    """What keeps strips from being placed or altered now, as 'after the render'; "" for nothing.
+
+    Edit, sculpt and paint modes have undo steps of their own, in which a new strip would be lost; a verb that goes on
+    over several events, such as moving strips, holds on to those that there were when it began.
+    """
+    if bpy.app.is_job_running("RENDER"):
+        return "after the render"
+    windows = bpy.context.window_manager.windows
+    active = (window.view_layer.objects.active for window in windows)
+    if any(item is not None and item.mode not in ("OBJECT", "POSE") for item in active):
+        return "when you are back in Object or Pose Mode"
+    held = (verb.bl_idname for window in windows for verb in getattr(window, "modal_operators", ()))
+    if any(name.startswith(("TRANSFORM_OT_", "SEQUENCER_OT_")) for name in held):
+        return "when you let go of the strips"
+    return ""
 
 
 current = Session()
@@ -454,20 +478,42 @@ def _loaded(*_) -> None:
 
 
 @bpy.app.handlers.persistent
+def _saving(*_) -> None:
+    current.live.before_saving()
+
+
+@bpy.app.handlers.persistent
 def _saved(*_) -> None:
     current.file_saved()
+    current.live.after_saving()
+
+
+@bpy.app.handlers.persistent
+def _not_saved(*_) -> None:
+    current.live.after_saving()
+
+
+@bpy.app.handlers.persistent
+def _undone(*_) -> None:
+    current.live.undone()
+
+
+HANDLERS = {
+    "load_post": _loaded, "save_pre": _saving, "save_post": _saved, "save_post_fail": _not_saved,
+    "undo_post": _undone, "redo_post": _undone,
+}  # fmt: skip
 
 
 def register() -> None:
-    bpy.app.handlers.load_post.append(_loaded)
-    bpy.app.handlers.save_post.append(_saved)
+    for event, handler in HANDLERS.items():
+        getattr(bpy.app.handlers, event).append(handler)
     bpy.app.timers.register(_timer, persistent=True)
 
 
 def unregister() -> None:
     bpy.app.timers.unregister(_timer)
-    bpy.app.handlers.save_post.remove(_saved)
-    bpy.app.handlers.load_post.remove(_loaded)
+    for event, handler in HANDLERS.items():
+        getattr(bpy.app.handlers, event).remove(handler)
     for job in current.jobs:
         if job.state is JobState.CAPTURING:
             current.cancel(job.id)

@@ -29,6 +29,16 @@ class MusevStrip(bpy.types.PropertyGroup):
         description="What part a temporary strip has in a comparison of takes",
         options={"HIDDEN"},
     )
+    making: StringProperty(
+        name="Making",
+        description="The clip in the making that the strip shows while it fills in",
+        options={"HIDDEN"},
+    )
+    before: StringProperty(
+        name="Before",
+        description="The take that the strip showed before that, and shows again if it is cancelled",
+        options={"HIDDEN"},
+    )
 
 
 def is_ours(strip) -> bool:
@@ -37,7 +47,11 @@ def is_ours(strip) -> bool:
 
 
 def shown(strip) -> Path:
-    """The folder of the take that the strip shows."""
+    """The folder of the take that the strip shows, also while that is made."""
+    return takes.of_live(_shown_folder(strip))
+
+
+def _shown_folder(strip) -> Path:
     return Path(os.path.normpath(bpy.path.abspath(strip.directory)))
 
 
@@ -106,16 +120,28 @@ def place(scene: bpy.types.Scene, clip: str, files: list[Path], start: int):
     """Shows a finished take: in the strip of its clip's folder where there is one, else in a new strip at `start`.
     Returns the strip. Raises StripError, and the timeline is untouched then.
     """
-    take = files[0].parent if files else Path()
+    strip = strip_of(scene, files[0].parent, len(files), start) if files else None
+    if strip is None:
+        return new_strip(scene, clip, files, start)
+    show(strip, files)
+    return strip
+
+
+def strip_of(scene: bpy.types.Scene, take: Path, count: int, start: int):
+    """The strip that a take of `count` frames is to be shown in: one that shows it while it is made, else one of its
+    clip, where it was or moved since; None where there is none."""
     fitting = [
         strip
         for strip in ours(scene)
-        if folder(strip) == take.parent and len(strip.elements) == len(files) and not strip.lock
+        if folder(strip) == take.parent and len(strip.elements) == count and not strip.lock
     ]
-    fitting.sort(key=lambda strip: strips.content(strip)[0] != start)  # moved since, or where it was
-    if fitting:
-        show(fitting[0], files)
-        return fitting[0]
+    live = takes.live_folder(take)
+    fitting.sort(key=lambda strip: (_shown_folder(strip) != live, strips.content(strip)[0] != start))
+    return fitting[0] if fitting else None
+
+
+def new_strip(scene: bpy.types.Scene, clip: str, files: list[Path], start: int):
+    """Shows a take in a strip of its own. Raises StripError, and the timeline is untouched then."""
     strip = strips.place_images(scene, clip, files, start)
     strip.musev.clip = clip
     return strip
@@ -123,6 +149,7 @@ def place(scene: bpy.types.Scene, clip: str, files: list[Path], start: int):
 
 def show(strip, files: list[Path]) -> None:
     """Points the strip at a take's files, in order. What it shows keeps its place and size on the screen."""
+    strip.musev.making = strip.musev.before = ""
     before, now = picture_size(_first_file(strip)), picture_size(files[0])
     if before is None:  # the take that it showed is gone; Blender may still know
         first = strip.elements[0]
@@ -142,7 +169,7 @@ def show(strip, files: list[Path]) -> None:
 
 
 def _first_file(strip) -> Path:
-    return shown(strip) / strip.elements[0].filename
+    return _shown_folder(strip) / strip.elements[0].filename
 
 
 def picture_size(file: Path) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from . import strips
+from . import live_strip, strips
 from .captures import CaptureError, picture_blobs
 from .protocol import ClipRequest, Control, blob_sha256
 from .scene_copy import SceneCopy
@@ -196,6 +196,8 @@ class StripCapture:
             raise SourceError(f"Strip '{gone}' is no longer in scene '{self.choice.scene}'; generate again.")
         last = max(nearest_frames(self.times))
         strips.keep_only(scene, self.choice.names, self.choice.meta, last)
+        if self.choice.names is None:  # what is only half made isn't among what is shown
+            live_strip.take_all_away(scene)
         things = scene.collection  # of the 3-D scene, which is not looked at
         for child in list(things.children):
             things.children.unlink(child)

@@ -45,7 +45,7 @@ def free_clip(root: Path, clip: str) -> Path:
             count += 1
             folder = root / f"{name[:34].rstrip('_')}_{count}"
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explained(error, folder) from error
     return folder
 
 
@@ -63,8 +63,18 @@ def next_take(folder: Path) -> Path:
         take = folder / f"take_{max((number(path.name) for path in there), default=0) + 1:03d}"
         take.mkdir()
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explained(error, folder) from error
     return take
+
+
+def live_folder(take: Path) -> Path:
+    """Where `live_frames` shows a take that is being made."""
+    return take.with_name(f"{take.name}.live")
+
+
+def of_live(folder: Path) -> Path:
+    """The take that such a folder shows; any other folder as it is."""
+    return folder.with_suffix("") if folder.suffix == ".live" else folder
 
 
 def make_folder(folder: Path) -> None:
@@ -72,7 +82,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise explained(error, folder) from error
 
 
 def frame_file(take: Path, frame: int) -> Path:
@@ -113,7 +123,7 @@ def write_whole(path: Path, data: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
 
 
 def free_name(path: Path) -> Path:
@@ -146,7 +156,7 @@ def move(source: Path, target: Path) -> None:
     try:
         os.rename(source, target)
     except OSError as error:
-        raise _explained(error, source) from error
+        raise explained(error, source) from error
 
 
 def remove(path: Path) -> None:
@@ -154,7 +164,7 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _explained(error, path) from error
+        raise explained(error, path) from error
 
 
 def discard(take: Path) -> None:
@@ -166,10 +176,11 @@ def discard(take: Path) -> None:
         if not any(take.iterdir()):
             take.rmdir()
     except OSError as error:
-        raise _explained(error, take) from error
+        raise explained(error, take) from error
 
 
-def _explained(error: OSError, path: Path) -> TakeError:
+def explained(error: OSError, path: Path) -> TakeError:
+    """What went wrong with a file of ours, as the artist is told it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         text = f"The disk is full: {path} was not written. Free some space and try again; no frame is lost."
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
