@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import gather, pins, stack, strips, ui
+from . import gather, pins, session, stack, strips, ui
 from .stack_verbs import StackOperator
 from .verbs import Verb, no_scene, refusable
 
@@ -18,7 +18,7 @@ class PinOperator(StackOperator):
             return why
         scene = strips.shown_scene(context)
         strip, frame = stack.active(scene), scene.frame_current
-        if strip.musev.making:
+        if any(job.take == stack.shown(strip) and not job.ended for job in session.current.jobs):
             return "The strip shows a clip in the making; wait until it is finished"
         (start, end) = strips.span(strip)
         if not start <= frame < end:
