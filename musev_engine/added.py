@@ -114,7 +114,8 @@ def settle(id: str) -> registry.KnownModel:
         (folder / TOLD).write_text(json.dumps(told, indent=1), encoding="utf-8")
         row = registry.models_folder() / registry.ADDED / f"{id}.json"
         row.parent.mkdir(exist_ok=True)
-        os.replace(folder / TOLD, row)  # ended between the two, the model is told as missing, and can be added again
+        # ended between the two, the model is told as missing, and can be added again
+        os.replace(folder / TOLD, row)
         os.replace(file, place)
     finally:
         drop(id)
