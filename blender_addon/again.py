@@ -35,8 +35,11 @@ def told(take: Take) -> dict:
         raise takes.TakeError(f"{take.name}: {take.problem or 'its take.json tells no request'}.")
     if splice.KEY in inputs:
         raise takes.TakeError(
-            f"{take.name} is joined from frames of two takes, and no single request makes it; choose a take that was "
-            "made as a whole."
+            tr(
+                "{take} is joined from frames of two takes, and no single request makes it; choose a "
+                "take that was made as a whole.",
+                take=take.name,
+            )
         )
     return inputs
 
@@ -47,7 +50,9 @@ def final_job(scene: bpy.types.Scene, strip, take: Take) -> Job:
     inputs = told(take)
     whole = inputs.get(draft.KEY)
     if not isinstance(whole, dict):
-        raise takes.TakeError(f"{take.name} is no draft; choose one that was made with Draft on.")
+        raise takes.TakeError(
+            tr("{take} is no draft; choose one that was made with Draft on.", take=take.name)
+        )
     request = draft.final(reproduce.request_of(take.record), whole)
     about = {key: value for key, value in inputs.items() if key != draft.KEY} | {"final_of": take.name}
     return from_kept(scene, strip, take, request, about)
@@ -94,8 +99,12 @@ def reproduction(context: bpy.types.Context, scene: bpy.types.Scene, strip, take
         takes.discard(job.take)
         if job.request.frames_out != request.frames_out:
             raise takes.TakeError(
-                f"The scene's range gives {job.request.frames_out} frames and {take.name} has {request.frames_out}; "
-                "set the range that it was made for."
+                tr(
+                    "The scene's range gives {given} frames and {take} has {count}; set the range that it had.",
+                    given=job.request.frames_out,
+                    take=take.name,
+                    count=request.frames_out,
+                )
             )
     else:
         blobs = kept.read(take.folder.parent, request.blobs)
@@ -124,7 +133,14 @@ class MUSEV_OT_promote_draft(NeedsEngine, TakeOperator, bpy.types.Operator):
         session.current.submit(job)
         size = f"{job.request.width} x {job.request.height}"
         self.report(
-            {"INFO"}, f"{job.clip}: {size}, {job.request.num_inference_steps} steps, as {job.take.name}"
+            {"INFO"},
+            tr(
+                "{clip}: {size}, {steps} steps, as {take}",
+                clip=job.clip,
+                size=size,
+                steps=job.request.num_inference_steps,
+                take=job.take.name,
+            ),
         )
 
 
@@ -164,7 +180,9 @@ class MUSEV_OT_reproduce(NeedsEngine, TakeOperator, bpy.types.Operator):
     def do(self, scene, strip):
         take = self.chosen(strip)
         session.current.submit(reproduction(bpy.context, scene, strip, take, self.inputs))
-        self.report({"INFO"}, f"{take.name} is made again; the list of clips will say how it compares")
+        self.report(
+            {"INFO"}, tr("{take} is made again; the list of clips will say how it compares", take=take.name)
+        )
 
 
 class MUSEV_PT_draft(ui.Sidebar, bpy.types.Panel):
@@ -188,7 +206,7 @@ class MUSEV_PT_draft(ui.Sidebar, bpy.types.Panel):
         layout.prop(settings.draft, "steps")
         width, height = (draft.side(each, settings.draft.share) for each in (settings.width, settings.height))
         steps = min(settings.draft.steps, settings.steps)
-        layout.label(text=f"{width} x {height}, {steps} steps")
+        layout.label(text=tr("{width} x {height}, {steps} steps", width=width, height=height, steps=steps))
 
 
 class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
@@ -212,12 +230,11 @@ class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
         if isinstance(inputs, dict) and isinstance(inputs.get(draft.KEY), dict):
             whole = inputs[draft.KEY]
             size = f"{whole.get('width')} x {whole.get('height')}, {whole.get('steps')} steps"
-            ui.draw_text(layout, f"A draft of {size}", width)
+            ui.draw_text(layout, tr("A draft of {size}", size=size), width)
             layout.operator("musev.promote_draft", icon="IMAGE_DATA")
         layout.operator("musev.reproduce", icon="FILE_REFRESH").inputs = "KEPT"
         count, size = kept.size(take.record)
-        plural = "" if count == 1 else "s"
-        ui.draw_text(layout, f"{count} input{plural} kept, {size / 1e6:.1f} MB", width)
+        ui.draw_text(layout, tr("Inputs kept: {count}, {size:.1f} MB", count=count, size=size / 1e6), width)
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import gather, session, strips, takes, ui
 from .jobs import Job, JobState
+from .translations import tr
 from .verbs import Verb, no_engine, no_scene, refusable
 
 STILL_FILE = "still.png"  # beside a preview's pose pictures
@@ -34,7 +35,7 @@ class MUSEV_OT_preview_alignment(Verb, bpy.types.Operator):
         if why := no_scene(context):
             return why
         if strips.shown_scene(context).musev.mode != "pose":
-            return "Only Pose to Clip has poses to align"
+            return tr("Only Pose to Clip has poses to align")
         return no_engine()
 
     @refusable

@@ -136,7 +136,9 @@ _register, _unregister = bpy.utils.register_classes_factory((MusevComparison,))
 
 def register() -> None:
     _register()
-    bpy.types.Scene.musev_comparison = PointerProperty(type=MusevComparison)
+    bpy.types.Scene.musev_comparison = PointerProperty(
+        name="Comparison", description="How two takes are seen at once", type=MusevComparison
+    )
 
 
 def unregister() -> None:

@@ -27,6 +27,7 @@ from . import session, strips, takes
 from .engine_process import TOKEN_VARIABLE
 from .gather import SettingsError
 from .props import MusevPreferences, preferences
+from .translations import tr
 from .verbs import Verb, refusable
 
 LOG_BYTES = 200_000  # of the end of the engine's log
@@ -254,10 +255,12 @@ class MUSEV_OT_collect_diagnostics(Verb, bpy.types.Operator, ExportHelper):
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
         if not self.filepath:
-            raise SettingsError("No file is named; give the report a place, such as //musev-diagnostics.zip.")
+            raise SettingsError(
+                tr("No file is named; give the report a place, such as //musev-diagnostics.zip.")
+            )
         path = Path(bpy.path.abspath(self.filepath))
         write(path, collect(preferences(context), self.include_prompts))
-        self.report({"INFO"}, f"Diagnostics written to {path}")
+        self.report({"INFO"}, tr("Diagnostics written to {path}", path=path))
 
 
 register, unregister = bpy.utils.register_classes_factory((MUSEV_OT_collect_diagnostics,))

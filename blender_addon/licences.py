@@ -17,6 +17,7 @@ import bpy
 from bpy.props import StringProperty
 
 from . import clip_folder, stack, strips, takes
+from .translations import tr
 from .verbs import Verb, refusable
 
 TEXT = "MuseV Licences"
@@ -176,7 +177,13 @@ class MUSEV_OT_licence_report(Verb, bpy.types.Operator):
         research, unknown = (sum(shot.terms == kind for shot in found) for kind in (RESEARCH, UNKNOWN))
         self.report(
             {"WARNING" if research or unknown else "INFO"},
-            f"{research} of {len(found)} shots are research only, {unknown} not known; see the text '{TEXT}'",
+            tr(
+                "{research} of {count} shots are research only, {unknown} not known; see the text '{text}'",
+                research=research,
+                count=len(found),
+                unknown=unknown,
+                text=TEXT,
+            ),
         )
 
 

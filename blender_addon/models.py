@@ -12,10 +12,9 @@ from bpy.props import BoolProperty, CollectionProperty, IntProperty, StringPrope
 from . import session, shelf
 from .gather import SettingsError
 from .protocol import CancelModel, DownloadModel, RemoveModel, ShelfModel, VerifyModel
+from .translations import tr
 from .ui import draw_text
 from .verbs import Verb, no_engine, refusable
-
-ONLINE = "Blender's online access is off; allow it in Preferences, System, Network"
 
 
 class MusevModelRow(bpy.types.PropertyGroup):
@@ -49,7 +48,11 @@ class ModelOperator(Verb):
         id, models = self.model or chosen(context), session.current.shelf.models
         if id not in models:
             raise SettingsError(
-                f"The engine knows no model '{id}'; choose one from the list in the extension's preferences."
+                tr(
+                    "The engine knows no model '{id}'; choose one from the list in the extension's "
+                    "preferences.",
+                    id=id,
+                )
             )
         return models[id]
 
@@ -83,8 +86,14 @@ class MUSEV_OT_model_download(ModelOperator, bpy.types.Operator):
         accepted = self.licence_accepted or (model.licence if self.accept else "")
         if accepted != model.licence:
             raise SettingsError(
-                f"The licence of '{model.id}' was not accepted (got '{accepted}'). Read it at {model.licence_url}, "
-                f"then accept it by its name: {model.licence}"
+                tr(
+                    "The licence of '{id}' was not accepted (got '{accepted}'). Read it at {licence_url}, "
+                    "then accept it by its name: {licence}",
+                    id=model.id,
+                    accepted=accepted,
+                    licence_url=model.licence_url,
+                    licence=model.licence,
+                )
             )
         return DownloadModel(model.id, accepted)
 
@@ -94,7 +103,7 @@ class MUSEV_OT_model_download(ModelOperator, bpy.types.Operator):
         if reason := why_no_download(model):
             raise SettingsError(reason)
         self.model = model.id  # whatever is chosen while the dialog is open
-        return context.window_manager.invoke_props_dialog(self, width=440, confirm_text="Download")
+        return context.window_manager.invoke_props_dialog(self, width=440, confirm_text=tr("Download"))
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -115,7 +124,7 @@ class MUSEV_OT_model_verify(ModelOperator, bpy.types.Operator):
 
     def word(self, model: ShelfModel) -> VerifyModel:
         if not model.installed:
-            raise SettingsError(f"The model '{model.id}' isn't installed; download it first.")
+            raise SettingsError(tr("The model '{id}' isn't installed; download it first.", id=model.id))
         return VerifyModel(model.id)
 
 
@@ -127,7 +136,10 @@ class MUSEV_OT_model_remove(ModelOperator, bpy.types.Operator):
     def word(self, model: ShelfModel) -> RemoveModel:
         if not model.removable:
             raise SettingsError(
-                f"The model '{model.id}' doesn't lie in the engine's own models folder; remove it where it lies."
+                tr(
+                    "The model '{id}' doesn't lie in the engine's own models folder; remove it where it lies.",
+                    id=model.id,
+                )
             )
         return RemoveModel(model.id)
 
@@ -135,9 +147,10 @@ class MUSEV_OT_model_remove(ModelOperator, bpy.types.Operator):
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         model = self.known(context)
         self.model = model.id
-        message = f"{model.id}, {shelf.size_text(model.size_bytes)}, is deleted. It can be downloaded again."
+        size = shelf.size_text(model.size_bytes)
+        message = tr("{model}, {size}, is deleted. It can be downloaded again.", model=model.id, size=size)
         return context.window_manager.invoke_confirm(
-            self, event, title="Remove Model", message=message, confirm_text="Remove", icon="WARNING"
+            self, event, title=tr("Remove Model"), message=message, confirm_text=tr("Remove"), icon="WARNING"
         )
 
 
@@ -149,7 +162,7 @@ class MUSEV_OT_model_cancel(ModelOperator, bpy.types.Operator):
     def word(self, model: ShelfModel) -> CancelModel:
         if session.current.shelf.working(model.id) is None:
             raise SettingsError(
-                f"Nothing is being done with the model '{model.id}'; there is nothing to cancel."
+                tr("Nothing is being done with the model '{id}'; there is nothing to cancel.", id=model.id)
             )
         return CancelModel(model.id)
 
@@ -157,11 +170,18 @@ class MUSEV_OT_model_cancel(ModelOperator, bpy.types.Operator):
 def why_no_download(model: ShelfModel) -> str:
     """Why this model can't be downloaded now, with the remedy; "" where it can."""
     if model.installed:
-        return f"The model '{model.id}' is installed already; verify it, or remove it first."
+        return tr("The model '{model}' is installed already; verify it, or remove it first.", model=model.id)
     if not bpy.app.online_access:
-        return f"{ONLINE}, and download '{model.id}' then."
-    if offline := session.current.shelf.offline:
-        return f"{offline}; start it online, or put the files of '{model.id}' into its models folder by hand."
+        return tr(
+            "Blender's online access is off; allow it in Preferences, System, Network, and download '{model}' then.",
+            model=model.id,
+        )
+    if why := session.current.shelf.offline:
+        return tr(
+            "{why}; start it online, or put the files of '{model}' into its models folder by hand.",
+            why=why,
+            model=model.id,
+        )
     return ""
 
 
@@ -169,11 +189,13 @@ COMMERCIAL_ICON = {True: "CHECKMARK", False: "ERROR", None: "QUESTION"}
 
 
 def role_text(model: ShelfModel) -> str:
-    return shelf.ROLES.get(model.role, model.role.capitalize())
+    return tr(shelf.ROLES[model.role]) if model.role in shelf.ROLES else model.role.capitalize()
 
 
 def draw_licence(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> None:
-    text = f"Licence: {model.licence}; {shelf.commercial_text(model.commercial)}"
+    text = tr(
+        "Licence: {licence}; {terms}", licence=model.licence, terms=tr(shelf.COMMERCIAL[model.commercial])
+    )
     draw_text(layout, text, width, COMMERCIAL_ICON[model.commercial])
     if model.licence_url:
         layout.operator("wm.url_open", text="Read the Licence", icon="URL").url = model.licence_url

@@ -8,6 +8,7 @@ from . import models, session
 from .engine_link import EngineState
 from .protocol import ModelProgress, ShelfModel
 from .shelf import size_text
+from .translations import tr
 from .ui import draw_text, line_width
 
 
@@ -48,7 +49,8 @@ def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     if current.engine.state is not EngineState.ON:
         row = layout.row()
         row.label(
-            text=f"The engine, which knows the models, is {current.engine.state.value}", icon="UNLINKED"
+            text=tr("The engine, which knows the models, is {state}", state=tr(current.engine.state.value)),
+            icon="UNLINKED",
         )
         row.operator("musev.engine_start", icon="PLAY")
         if current.engine.problem:
@@ -62,7 +64,12 @@ def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         row.label(text="Nothing is downloaded while online access is off", icon="INTERNET_OFFLINE")
         row.prop(context.preferences.system, "use_online_access", text="Allow Online Access")
     elif current.shelf.offline:
-        draw_text(layout, f"{current.shelf.offline}: it downloads nothing.", width, "INTERNET_OFFLINE")
+        draw_text(
+            layout,
+            tr("{offline}: it downloads nothing.", offline=current.shelf.offline),
+            width,
+            "INTERNET_OFFLINE",
+        )
     manager = context.window_manager
     layout.template_list(
         "MUSEV_UL_models", "", manager, "musev_models", manager, "musev_model_index", rows=8, maxrows=12
@@ -75,7 +82,8 @@ def draw_model(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> Non
     """What is known of one model, and what can be done with it."""
     known = session.current.shelf
     size = size_text(model.size_bytes)
-    layout.label(text=f"{model.id}: {'installed' if model.installed else 'not installed'}, {size}")
+    state = tr("installed") if model.installed else tr("not installed")
+    layout.label(text=f"{model.id}: {state}, {size}")
     draw_text(layout, model.title, width)
     models.draw_licence(layout, model, width)
     if now := known.working(model.id):
@@ -101,7 +109,7 @@ def draw_model(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> Non
             False: "Not as published",
             None: "There is no hash to compare with",
         }
-        draw_text(layout, said[last.intact], width, "ERROR" if last.intact is False else "CHECKMARK")
+        draw_text(layout, tr(said[last.intact]), width, "ERROR" if last.intact is False else "CHECKMARK")
         for line in last.results:
             draw_text(layout, line, width)
 

@@ -37,11 +37,15 @@ def engine_command(text: str) -> list[str]:
         words = shlex.split(text, posix=os.name != "nt")
     except ValueError as error:
         raise SettingsError(
-            f"The engine's command {text!r} can't be read ({error}); correct its quotes."
+            tr(
+                "The engine's command {text!r} can't be read ({error}); correct its quotes.",
+                text=text,
+                error=error,
+            )
         ) from None
     if not words:
         raise SettingsError(
-            "The engine's command is empty; set it in the extension's preferences, say: musev serve."
+            tr("The engine's command is empty; set it in the extension's preferences, say: musev serve.")
         )
     return [word.strip('"') for word in words] if os.name == "nt" else words
 
@@ -53,11 +57,18 @@ def engine_token(path: str) -> str:
         token = file.read_text(encoding="utf-8").strip() if path else ""
     except (OSError, ValueError) as error:
         raise SettingsError(
-            f"The token file {file} can't be read ({error}); set it in the preferences."
+            tr(
+                "The token file {file} can't be read ({error}); set it in the preferences.",
+                file=file,
+                error=error,
+            )
         ) from None
     if not token:
         raise SettingsError(
-            f"The token file '{path}' holds no token; set the running engine's file in the preferences."
+            tr(
+                "The token file '{path}' holds no token; set the running engine's file in the preferences.",
+                path=path,
+            )
         )
     return token
 
@@ -70,7 +81,7 @@ class MUSEV_OT_engine_start(Verb, bpy.types.Operator):
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
         state = session.current.engine.state
-        return "" if state is EngineState.OFF else f"The engine is {state.value}"
+        return "" if state is EngineState.OFF else tr("The engine is {state}", state=tr(state.value))
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -78,8 +89,11 @@ class MUSEV_OT_engine_start(Verb, bpy.types.Operator):
         if url := prefs.engine_url.strip():
             if not is_loopback(url) and not bpy.app.online_access:
                 raise SettingsError(
-                    f"The engine {url} is on another computer and Blender is offline; allow online "
-                    "access in Preferences, System, or use an engine on this computer."
+                    tr(
+                        "The engine {url} is on another computer and Blender is offline; allow online access in "
+                        "Preferences, System, or use an engine on this computer.",
+                        url=url,
+                    )
                 )
             session.current.engine.connect(url, engine_token(prefs.token_file))
         else:
@@ -96,7 +110,7 @@ class MUSEV_OT_engine_stop(Verb, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return "The engine is not running" if session.current.engine.state is EngineState.OFF else ""
+        return tr("The engine is not running") if session.current.engine.state is EngineState.OFF else ""
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -133,8 +147,18 @@ class MUSEV_OT_generate(Verb, bpy.types.Operator):
         settings = strips.shown_scene(context).musev
         jobs = clip_jobs(context, self.variations or settings.variations)
         session.current.submit_all(jobs, self.place)
-        job, takes = jobs[0], f"{len(jobs)} takes of " if len(jobs) > 1 else ""
-        self.report({"INFO"}, f"{job.clip}: {takes}{job.request.frames_out} frames at {job.start}")
+        job, frames = jobs[0], jobs[0].request.frames_out
+        if len(jobs) == 1:
+            said = tr("{clip}: {frames} frames at {start}", clip=job.clip, frames=frames, start=job.start)
+        else:
+            said = tr(
+                "{clip}: {count} takes of {frames} frames at {start}",
+                clip=job.clip,
+                count=len(jobs),
+                frames=frames,
+                start=job.start,
+            )
+        self.report({"INFO"}, said)
         for person in (person for capture in job.captures for person in getattr(capture, "people", ())):
             if said := caution(person):
                 self.report({"WARNING"}, said)
@@ -200,7 +224,11 @@ class MUSEV_OT_resume(JobOperator, bpy.types.Operator):
         job = self.chosen()
         if not job.resumable:
             raise SettingsError(
-                f"Clip '{job.clip}' is {job.state.value} and can't be resumed; generate again."
+                tr(
+                    "Clip '{clip}' is {state} and can't be resumed; generate again.",
+                    clip=job.clip,
+                    state=tr(job.state.value),
+                )
             )
         session.current.resume(job.id)
 
@@ -221,7 +249,11 @@ class MUSEV_OT_move(JobOperator, bpy.types.Operator):
         job = self.chosen()
         if session.current.jobs_before(job) is None:
             raise SettingsError(
-                f"Clip '{job.clip}' is {job.state.value} and does not wait in the queue; move one that does."
+                tr(
+                    "Clip '{clip}' is {state} and does not wait in the queue; move one that does.",
+                    clip=job.clip,
+                    state=tr(job.state.value),
+                )
             )
         session.current.move(job.id, self.place)
 
@@ -240,7 +272,11 @@ class MUSEV_OT_retry(JobOperator, bpy.types.Operator):
         job = self.chosen()
         if session.current.retry(job.id) is None:
             raise SettingsError(
-                f"Clip '{job.clip}' is {job.state.value} and can't be tried again; generate again."
+                tr(
+                    "Clip '{clip}' is {state} and can't be tried again; generate again.",
+                    clip=job.clip,
+                    state=tr(job.state.value),
+                )
             )
 
 

@@ -8,6 +8,7 @@ import bpy
 from bpy.props import IntProperty, StringProperty
 
 from . import gather, prompt_track, strips, ui
+from .translations import tr
 from .verbs import Verb, no_scene, refusable
 
 
@@ -70,9 +71,9 @@ class MUSEV_PT_prompt_track(ui.Sidebar, bpy.types.Panel):
         except gather.REFUSALS as problem:
             ui.draw_text(layout, str(problem), width, "ERROR")
             return
-        ui.draw_text(layout, track.sentence or "0 prompts over the clip", width, "TEXT")
+        ui.draw_text(layout, track.sentence or tr("0 prompts over the clip"), width, "TEXT")
         for span in track.spans:
-            where = f"{span.first} to {span.last}: "
+            where = tr("{first} to {last}: ", first=span.first, last=span.last)
             layout.label(
                 text=where + textwrap.shorten(span.text, max(width - len(where), 8), placeholder="…")
             )

@@ -10,6 +10,7 @@ from bpy.props import BoolProperty, StringProperty
 
 from . import strips, timing
 from .protocol import PromptSpan
+from .translations import tr
 
 CHANNEL = "Prompts"
 
@@ -39,9 +40,9 @@ class Track:
     def sentence(self) -> str:
         """What the panel says: '3 prompts'; "" for none."""
         count = len(self.spans)
-        said = [f"{count} prompt{'' if count == 1 else 's'}"] if count else []
+        said = [tr("1 prompt") if count == 1 else tr("{count} prompts", count=count)] if count else []
         if self.unseen:
-            said.append(f"no frame is generated under {', '.join(self.unseen)}")
+            said.append(tr("no frame is generated under {strips}", strips=", ".join(self.unseen)))
         return "; ".join(said)
 
 

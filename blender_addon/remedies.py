@@ -18,6 +18,7 @@ from .gather import SettingsError
 from .jobs import Job, JobState
 from .props import preferences
 from .protocol import MIN_SIZE, SIZE_STEP
+from .translations import tr
 from .verbs import Verb, no_scene, refusable
 
 MODEL_IN_WORDS = re.compile(r"musev models download '?([A-Za-z0-9][A-Za-z0-9_.-]*)")
@@ -39,7 +40,6 @@ BY_CODE = {
     "engine_not_connected": START,
     "engine_unreachable": START,
     "connection_lost": START,
-    "missing_model": Button("musev.model_download", "Download {}…", "IMPORT"),
     "out_of_memory": Button("musev.size_lower", "Halve the Size", "FULLSCREEN_EXIT"),
     "no_armature": FIND,
     "no_poses": FIND,
@@ -101,8 +101,7 @@ def _absent(id: str) -> bool:
 
 
 def _download(id: str) -> Button:
-    button = BY_CODE["missing_model"]
-    return Button(button.operator, button.text.format(id), button.icon, {"model": id})
+    return Button("musev.model_download", tr("Download {model}…", model=id), "IMPORT", {"model": id})
 
 
 def _rig(settings) -> bpy.types.Object | None:
@@ -146,9 +145,19 @@ class MUSEV_OT_size_lower(Verb, bpy.types.Operator):
         was = (asked.width, asked.height)
         now = tuple(max(side // 2 // SIZE_STEP * SIZE_STEP, MIN_SIZE) for side in was)
         if now == was:
-            raise SettingsError(f"{was[0]} x {was[1]} is the smallest size; choose fewer frames instead.")
+            raise SettingsError(
+                tr(
+                    "{width} x {height} is the smallest size; choose fewer frames instead.",
+                    width=was[0],
+                    height=was[1],
+                )
+            )
         scene.musev.width, scene.musev.height = now
-        self.report({"INFO"}, f"The next clip has {now[0]} x {now[1]} pixels; press Generate")
+        width, height = now
+        self.report(
+            {"INFO"},
+            tr("The next clip has {width} x {height} pixels; press Generate", width=width, height=height),
+        )
 
 
 class MUSEV_OT_camera_use(Verb, bpy.types.Operator):
@@ -177,13 +186,21 @@ class MUSEV_OT_camera_use(Verb, bpy.types.Operator):
         there = sorted(item.name for item in scene.objects if item.type == "CAMERA")
         if self.camera and self.camera not in there:
             raise SettingsError(
-                f"Scene '{scene.name}' has no camera '{self.camera}' (it has: {', '.join(there) or 'none'})."
+                tr(
+                    "Scene '{scene}' has no camera '{camera}' (it has: {names}).",
+                    scene=scene.name,
+                    camera=self.camera,
+                    names=", ".join(there) or "none",
+                )
             )
         if there:
             scene.camera = scene.objects[self.camera or there[0]]
         else:
             scene.camera = add_camera(scene, rig)
-        self.report({"INFO"}, f"'{scene.camera.name}' is the camera of scene '{scene.name}'")
+        self.report(
+            {"INFO"},
+            tr("'{camera}' is the camera of scene '{scene}'", camera=scene.camera.name, scene=scene.name),
+        )
 
 
 def add_camera(scene: bpy.types.Scene, rig: bpy.types.Object | None) -> bpy.types.Object:

@@ -15,6 +15,9 @@ ROLES = {  # as they are listed, and what they are called
     "annotator": "Detector", "image-encoder": "Look", "ip-adapter": "Look", "faceid": "Face", "lora": "LoRA",
     "embedding": "Words",
 }  # fmt: skip
+COMMERCIAL = {  # whether one may sell what a model makes
+    True: "commercial use allowed", False: "no commercial use", None: "commercial use not known",
+}  # fmt: skip
 ENDED = ("done", "failed", "cancelled")
 
 listeners: list[Callable[[Shelf], None]] = []  # called when the list of models has changed
@@ -78,10 +81,3 @@ def size_text(size: int | None) -> str:
         if size >= unit:
             return f"{size / unit:.1f} {name}"
     return f"{size / 1e3:.1f} kB"
-
-
-def commercial_text(commercial: bool | None) -> str:
-    """Whether one may sell what a model makes, in words."""
-    if commercial is None:
-        return "commercial use not known"
-    return "commercial use allowed" if commercial else "no commercial use"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 
 from . import gather, sources, strips, ui
+from .translations import tr
 
 
 def sentences(scene: bpy.types.Scene) -> list[tuple[str, str]]:
@@ -16,10 +17,13 @@ def sentences(scene: bpy.types.Scene) -> list[tuple[str, str]]:
     except gather.REFUSALS as problem:
         return [(str(problem), "ERROR")]
     names = [strip.name for strip in choice.among(strips.shown_strips(scene)) if not strips.is_sound(strip)]
-    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    told = [(f"Reads {some}", "SEQUENCE")]
+    said = tr("Reads {strips}", strips=", ".join(names[:3]))
+    if len(names) > 3:
+        said += tr(" and {count} more", count=len(names) - 3)
+    told = [(said, "SEQUENCE")]
     if empty := sources.empty_frames(scene, choice, frames):
-        told.append((f"{empty} of {len(frames)} frames show nothing: black is sent", "ERROR"))
+        said = tr("{empty} of {count} frames show nothing: black is sent", empty=empty, count=len(frames))
+        told.append((said, "ERROR"))
     return told
 
 

@@ -6,6 +6,7 @@ import bpy
 from bpy.props import EnumProperty, FloatProperty, StringProperty
 
 from . import clip_folder, compare, recall, session, stack, strips, takes
+from .translations import tr
 from .verbs import Verb, no_scene, refusable
 
 
@@ -28,7 +29,7 @@ def no_takes(context: bpy.types.Context) -> str:
     if why := no_scene(context):
         return why
     there = stack.active(strips.shown_scene(context)) is not None
-    return "" if there else "The active strip shows no takes; choose a strip that MuseV made"
+    return "" if there else tr("The active strip shows no takes; choose a strip that MuseV made")
 
 
 class StackOperator(Verb):
@@ -63,7 +64,9 @@ class TakeOperator(StackOperator):
 def show(strip, take: clip_folder.Take) -> None:
     """Has a strip show a take. Raises TakeError and StripError."""
     if strip.lock:
-        raise strips.StripError(f"The strip '{strip.name}' is locked; unlock it to show another take.")
+        raise strips.StripError(
+            tr("The strip '{strip}' is locked; unlock it to show another take.", strip=strip.name)
+        )
     stack.show(strip, take.frames())
 
 
@@ -74,7 +77,9 @@ class Step(StackOperator):
         there = [take for take in stack.read(strip).takes if take.finished]
         names = [take.name for take in there]
         if not [name for name in names if name != stack.shown(strip).name]:
-            raise takes.TakeError(f"There is no other take in {stack.folder(strip)}; generate one.")
+            raise takes.TakeError(
+                tr("There is no other take in {folder}; generate one.", folder=stack.folder(strip))
+            )
         now = stack.shown(strip).name
         if now in names:
             take = there[(names.index(now) + self.by) % len(there)]
@@ -82,7 +87,7 @@ class Step(StackOperator):
             later = [take for take in there if take.number > takes.number(now)]
             take = (later or there)[0] if self.by > 0 else there[len(there) - len(later) - 1]
         show(strip, take)
-        self.report({"INFO"}, f"{take.name} of {len(there)}")
+        self.report({"INFO"}, tr("{take} of {count}", take=take.name, count=len(there)))
 
 
 class MUSEV_OT_take_next(Step, bpy.types.Operator):
@@ -129,7 +134,8 @@ def note(operator: bpy.types.Operator, aside) -> None:
     """Says where marks went that could not be read."""
     if aside is not None:
         operator.report(
-            {"WARNING"}, f"The stars and labels before could not be read; they are kept in {aside}."
+            {"WARNING"},
+            tr("The stars and labels before could not be read; they are kept in {aside}.", aside=aside),
         )
 
 
@@ -170,7 +176,10 @@ def prunable(strip) -> list[str]:
     clip = stack.read(strip)
     if clip.problem:
         raise takes.TakeError(
-            f"{clip.problem} Correct or remove that file before you prune, or starred takes go too."
+            tr(
+                "{problem} Correct or remove that file before you prune, or starred takes go too.",
+                problem=clip.problem,
+            )
         )
     kept = stack.shown_anywhere(clip.folder) | being_made(clip)
     return [
@@ -194,18 +203,27 @@ class MUSEV_OT_takes_prune(StackOperator, bpy.types.Operator):
         if not names:
             return self.execute(context)
         return context.window_manager.invoke_confirm(
-            self, event, title="Prune Takes",
-            message=f"Move {len(names)} takes into {stack.folder(strip).name}/{takes.REMOVED}?",
-            confirm_text="Prune",
+            self, event, title=tr("Prune Takes"), confirm_text=tr("Prune"),
+            message=tr(
+                "Move {count} takes into {folder}?", count=len(names),
+                folder=f"{stack.folder(strip).name}/{takes.REMOVED}",
+            ),
         )  # fmt: skip
 
     def do(self, scene, strip):
         names = prunable(strip)
         if not names:
-            self.report({"INFO"}, "0 takes to prune: all are starred, shown or in the making")
+            self.report({"INFO"}, tr("0 takes to prune: all are starred, shown or in the making"))
             return {"CANCELLED"}
         trash = clip_folder.remove(stack.folder(strip), names)
-        self.report({"INFO"}, f"{len(names)} takes are in {trash} now; Restore Takes brings them back")
+        self.report(
+            {"INFO"},
+            tr(
+                "{count} takes are in {trash} now; Restore Takes brings them back",
+                count=len(names),
+                trash=trash,
+            ),
+        )
 
 
 class MUSEV_OT_takes_restore(StackOperator, bpy.types.Operator):
@@ -216,7 +234,7 @@ class MUSEV_OT_takes_restore(StackOperator, bpy.types.Operator):
 
     def do(self, scene, strip):
         names = clip_folder.restore(stack.folder(strip))
-        self.report({"INFO"}, f"{len(names)} takes are back")
+        self.report({"INFO"}, tr("{count} takes are back", count=len(names)))
 
 
 class MUSEV_OT_take_compare(TakeOperator, bpy.types.Operator):
@@ -233,10 +251,9 @@ class MUSEV_OT_take_compare(TakeOperator, bpy.types.Operator):
 
     @classmethod
     def description(cls, context, properties):
-        how = {"SIDE": "side by side", "WIPE": "left and right of a line"}.get(properties.kind, "")
-        return (
-            f"See the shown take and this one {how}, in temporary strips above" if how else cls.bl_description
-        )
+        if properties.kind == "WIPE":
+            return tr("See the shown take left of a line and this one right of it, in temporary strips above")
+        return tr("See the shown take and this one side by side, in temporary strips above")
 
     def invoke(self, context, event):
         return self.execute(context) if self.take else context.window_manager.invoke_props_dialog(self)
@@ -244,7 +261,9 @@ class MUSEV_OT_take_compare(TakeOperator, bpy.types.Operator):
     def do(self, scene, strip):
         clip, now = stack.read(strip), stack.shown(strip).name
         if not self.take or clip.take(self.take).name == now:
-            raise takes.TakeError(f"{now} is the take that is shown; choose another one to compare it with.")
+            raise takes.TakeError(
+                tr("{now} is the take that is shown; choose another one to compare it with.", now=now)
+            )
         shown, other = clip.take(now).frames(), clip.take(self.take).frames()
         compare.compare(scene, strip, shown, other, self.kind, self.line)
 
@@ -257,7 +276,7 @@ class MUSEV_OT_take_compare_end(Verb, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return "" if compare.parts(strips.shown_scene(context)) else "No takes are being compared"
+        return "" if compare.parts(strips.shown_scene(context)) else tr("No takes are being compared")
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -275,9 +294,12 @@ class MUSEV_OT_recall_settings(TakeOperator, bpy.types.Operator):
         if not take.request:
             raise takes.TakeError(f"{take.name}: {take.problem or 'its take.json tells no request'}")
         if left := recall.recall(scene.musev, take):
-            self.report({"WARNING"}, f"Recalled from {take.name}, but not: {'; '.join(left)}")
+            self.report(
+                {"WARNING"},
+                tr("Recalled from {take}, but not: {names}", take=take.name, names="; ".join(left)),
+            )
         else:
-            self.report({"INFO"}, f"Recalled from {take.name}")
+            self.report({"INFO"}, tr("Recalled from {take}", take=take.name))
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -14,8 +14,10 @@ CONTEXTS = ("*", "Operator")  # Blender looks an operator's label up in a room o
 
 
 def tr(template: str, **values: object) -> str:
-    """A sentence in the interface's language. template: a literal, with `{name}` where a value stands."""
-    return bpy.app.translations.pgettext_iface(template).format(**values)
+    """A sentence in the interface's language. template: a literal with `{name}` where a value stands; or a
+    word from the engine or a table, which stays as it is where no dictionary has it."""
+    said = bpy.app.translations.pgettext_iface(template)
+    return said.format(**values) if values else said
 
 
 def dictionary() -> dict[str, dict[tuple[str, str], str]]:

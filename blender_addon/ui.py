@@ -12,6 +12,7 @@ from . import gather, live_picture, outlook, pins, presets, props, remedies, ses
 from .engine_link import EngineState
 from .jobs import Job, JobState
 from .protocol import ClipRequest
+from .translations import tr
 
 STATE_ICON = {
     JobState.DONE: "CHECKMARK",
@@ -63,17 +64,17 @@ def line_width(context: bpy.types.Context) -> int:
 def remaining(seconds: float) -> str:
     """'1:05 left' from seconds."""
     minutes, seconds = divmod(max(0, round(seconds)), 60)
-    return f"{minutes}:{seconds:02d} left"
+    return tr("{time} left", time=f"{minutes}:{seconds:02d}")
 
 
 def job_line(job: Job) -> str:
     """Where a clip stands: phase, step and time left while it runs, else its state."""
     if job.state is JobState.CAPTURING:
-        return f"{job.phase} {job.step}/{job.num_steps}"
+        return f"{tr(job.phase)} {job.step}/{job.num_steps}"
     if job.state is not JobState.RUNNING:
         before = session.current.jobs_before(job)
-        return job.state.value + (f", {before} before it" if before else "")
-    parts = [job.phase + (f" {job.step}/{job.num_steps}" if job.num_steps else "")]
+        return tr(job.state.value) + (tr(", {count} before it", count=before) if before else "")
+    parts = [tr(job.phase) + (f" {job.step}/{job.num_steps}" if job.num_steps else "")]
     if job.eta_s is not None:
         parts.append(remaining(job.eta_s))
     return ", ".join(parts)
@@ -95,7 +96,7 @@ class MUSEV_PT_engine(Sidebar, bpy.types.Panel):
         layout, engine = self.layout, session.current.engine
         row = layout.row()
         row.label(
-            text=engine.state.value.capitalize(),
+            text=tr(engine.state.value).capitalize(),
             icon="LINKED" if engine.state is EngineState.ON else "UNLINKED",
         )
         if engine.state is EngineState.OFF:
@@ -107,7 +108,7 @@ class MUSEV_PT_engine(Sidebar, bpy.types.Panel):
             box.alert = True
             draw_text(box, engine.problem, line_width(context), "ERROR")
         for line in engine.client.menus.left_out if engine.client.menus else ():
-            draw_text(layout, f"Left out: {line}", line_width(context), "UNLINKED")
+            draw_text(layout, tr("Left out: {line}", line=line), line_width(context), "UNLINKED")
 
 
 class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
@@ -134,7 +135,11 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         if settings.mode == "pose":
             column = layout.column()
             if settings.people:
-                column.label(text=f"{sum(item.use for item in settings.people)} of the characters below")
+                column.label(
+                    text=tr(
+                        "{count} of the characters below", count=sum(item.use for item in settings.people)
+                    )
+                )
             else:
                 column.prop(settings, "armature")
             column.prop(settings, "camera")

@@ -10,6 +10,7 @@ import bpy
 from . import session, strips
 from .engine_link import EngineState
 from .gather import REFUSALS
+from .translations import tr
 
 
 class Verb:
@@ -30,13 +31,15 @@ class Verb:
 def no_scene(context: bpy.types.Context) -> str:
     """A reason for `why_not`: there is no scene in the sequencer."""
     shown = strips.shown_scene(context)
-    return "" if shown is not None else "The sequencer shows no scene; choose one in its header"
+    return "" if shown is not None else tr("The sequencer shows no scene; choose one in its header")
 
 
 def no_engine() -> str:
     """A reason for `why_not`: the engine isn't connected."""
     state = session.current.engine.state
-    return "" if state is EngineState.ON else f"The engine is {state.value}; press Start Engine first"
+    if state is EngineState.ON:
+        return ""
+    return tr("The engine is {state}; press Start Engine first", state=tr(state.value))
 
 
 def refusable(flow: Callable) -> Callable:

@@ -12,6 +12,7 @@ from bpy.props import BoolProperty, StringProperty
 
 from .. import gather, props, session, strips, takes, ui
 from ..captures import CaptureError
+from ..translations import tr
 from ..verbs import Verb, no_scene, refusable
 from . import settings as render_settings
 from .cache import Store
@@ -40,7 +41,9 @@ class Export:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise takes.TakeError(f"{folder} can't be made ({error}); choose another folder.") from error
+                raise takes.TakeError(
+                    tr("{folder} can't be made ({error}); choose another folder.", folder=folder, error=error)
+                ) from error
             for index, png in enumerate(pngs):
                 takes.write_frame(folder, index, png)
         if self.place:
@@ -51,7 +54,13 @@ class Export:
     def _place(self) -> None:
         scene = bpy.data.scenes.get(self.scene)
         if scene is None:
-            raise strips.StripError(f"Scene '{self.scene}' is gone; the pictures lie in {self.folder}.")
+            raise strips.StripError(
+                tr(
+                    "Scene '{scene}' is gone; the pictures lie in {folder}.",
+                    scene=self.scene,
+                    folder=self.folder,
+                )
+            )
         for name, pngs in self.capture.pngs.items():
             files = [takes.frame_file(self.folder / name, index) for index in range(len(pngs))]
             strips.place_images(scene, name, files, self.start)
@@ -104,7 +113,7 @@ class MUSEV_OT_render_controls(Verb, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return no_scene(context) or ("" if current is None else "Pictures are being rendered already")
+        return no_scene(context) or ("" if current is None else tr("Pictures are being rendered already"))
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -115,7 +124,7 @@ class MUSEV_OT_render_controls(Verb, bpy.types.Operator):
         start, end = gather.clip_range(scene, settings)
         made = render_settings.captures(scene, settings, range(start, end), settings.width, settings.height)
         if not made:
-            raise RenderError("No kind of picture is chosen; turn on Depth, Normals, Line Art or a mask.")
+            raise RenderError(tr("No kind of picture is chosen; turn on Depth, Normals, Line Art or a mask."))
         folder = Path(bpy.path.abspath(self.directory)) if self.directory else None
         if folder is None:
             folder = takes.new_take(gather.takes_root(props.preferences(context)), "pictures")
@@ -125,7 +134,7 @@ class MUSEV_OT_render_controls(Verb, bpy.types.Operator):
         else:
             current = export
             bpy.app.timers.register(_tick, first_interval=0.0)
-        self.report({"INFO"}, f"{end - start} frames to {folder}")
+        self.report({"INFO"}, tr("{count} frames to {folder}", count=end - start, folder=folder))
 
     def wait(self, export: Export) -> None:
         try:
@@ -144,7 +153,7 @@ class MUSEV_OT_render_controls_cancel(Verb, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return "No pictures are being rendered" if current is None else ""
+        return tr("No pictures are being rendered") if current is None else ""
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -163,8 +172,10 @@ class MUSEV_OT_render_cache_clear(Verb, bpy.types.Operator):
         try:
             store.clear()
         except OSError as error:
-            raise RenderError(f"The pictures in {store.folder} can't be removed: {error}") from None
-        self.report({"INFO"}, f"{size / 1e6:.1f} MB removed")
+            raise RenderError(
+                tr("The pictures in {folder} can't be removed: {error}", folder=store.folder, error=error)
+            ) from None
+        self.report({"INFO"}, tr("{size:.1f} MB removed", size=size / 1e6))
 
 
 class MUSEV_PT_render(ui.Sidebar, bpy.types.Panel):

@@ -16,6 +16,7 @@ import numpy as np
 from mathutils import Matrix
 
 from ..captures import CaptureError
+from ..translations import tr
 
 
 class PoseError(CaptureError):
@@ -56,7 +57,11 @@ def cut(render: bpy.types.RenderSettings, width: int, height: int) -> Cut:
         )
         if right <= left or bottom <= top:
             raise PoseError(
-                f"The render border is {right - left} x {bottom - top} pixels; draw a larger one, or turn it off."
+                tr(
+                    "The render border is {width} x {height} pixels; draw a larger one, or turn it off.",
+                    width=right - left,
+                    height=bottom - top,
+                )
             )
     scale = min((right - left) / width, (bottom - top) / height)
     aspect = render.pixel_aspect_x, render.pixel_aspect_y
@@ -77,8 +82,12 @@ def find_camera(scene: bpy.types.Scene, name: str | None) -> bpy.types.Object:
         )
     if camera.data.type not in ("PERSP", "ORTHO"):
         raise PoseError(
-            f"Camera '{camera.name}' is of the type {camera.data.type}; its pictures bend straight limbs, which pose "
-            "ControlNets have not been trained on. Make it perspective or orthographic, or choose another."
+            tr(
+                "Camera '{camera}' is of the type {type}; its pictures bend straight limbs, which no "
+                "model has learned. Make it perspective or orthographic, or choose another.",
+                camera=camera.name,
+                type=camera.data.type,
+            )
         )
     return camera
 

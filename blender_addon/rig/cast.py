@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import bpy
 
 from ..protocol import MAX_PEOPLE
+from ..translations import tr
 from .camera import PoseError
 from .people import Person, resolve
 
@@ -55,19 +56,33 @@ def _stage(owner: bpy.types.Scene, settings: bpy.types.PropertyGroup, rig: bpy.t
             else "No armature is set; choose the rig that drives the clip."
         )
     if len(used) > MAX_PEOPLE:
-        raise PoseError(f"{len(used)} characters are used; a clip has at most {MAX_PEOPLE}. Untick some.")
+        raise PoseError(
+            tr(
+                "{count} characters are used; a clip has at most {most}. Untick some.",
+                count=len(used),
+                most=MAX_PEOPLE,
+            )
+        )
     # An instance stands where its instancer does.
     things = [rig] if rig else [item.parent or item.armature for item in used]
     if None in things:
-        raise PoseError("A character's armature was removed; take the character off the list.")
+        raise PoseError(tr("A character's armature was removed; take the character off the list."))
     world = next((s for s in (owner, *bpy.data.scenes) if things[0].name in s.objects), None)
     if world is None:
-        raise PoseError(f"Armature '{things[0].name}' is in no scene of this file; choose another.")
+        raise PoseError(
+            tr("Armature '{name}' is in no scene of this file; choose another.", name=things[0].name)
+        )
     if elsewhere := [thing.name for thing in things if thing.name not in world.objects]:
         raise PoseError(
-            f"'{things[0].name}' is in scene '{world.name}' and {', '.join(elsewhere)} not; "
-            "use characters of one scene."
+            tr(
+                "'{name}' is in scene '{world}' and {names} not; use characters of one scene.",
+                name=things[0].name,
+                world=world.name,
+                names=", ".join(elsewhere),
+            )
         )
     if settings.camera is None and world.camera is None:
-        raise PoseError(f"Scene '{world.name}' has no camera; choose one, or add one to the scene.")
+        raise PoseError(
+            tr("Scene '{world}' has no camera; choose one, or add one to the scene.", world=world.name)
+        )
     return world, rig, used

@@ -11,6 +11,7 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from .. import strips, takes
 from ..captures import CaptureError
+from ..translations import tr
 from ..ui import Sidebar, draw_text, line_width
 from ..verbs import Verb, no_scene, refusable
 from . import face_mesh, maps, people
@@ -35,7 +36,7 @@ class CharacterOperator(Verb):
         if why := no_scene(context):
             return why
         missing = cls.needs_character and active(strips.shown_scene(context).musev) is None
-        return "No character is chosen; add one to the list" if missing else ""
+        return tr("No character is chosen; add one to the list") if missing else ""
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -60,9 +61,10 @@ class MUSEV_OT_characters_find(CharacterOperator, bpy.types.Operator):
             add(settings, bpy.data.objects[person.armature, person.library or None], person.instance)
             for person in known
         ]
-        said = f"{sum(item is not None for item in added)} characters added"
+        said = tr("{count} characters added", count=sum(item is not None for item in added))
         if unknown:
-            said += f"; no name map knows {', '.join(sorted({rig.name for rig in unknown}))}"
+            names = ", ".join(sorted({rig.name for rig in unknown}))
+            said += tr("; no name map knows {names}", names=names)
         self.report({"INFO"}, said)
 
 
@@ -77,7 +79,12 @@ class MUSEV_OT_characters_add(CharacterOperator, bpy.types.Operator):
         rigs = [item if item.type == "ARMATURE" else item.find_armature() for item in selected]
         rigs = list(dict.fromkeys(rig for rig in rigs if rig is not None))
         if not rigs:
-            raise PoseError(f"None of the {len(selected)} selected objects is a rig or has one; select one.")
+            raise PoseError(
+                tr(
+                    "None of the {count} selected objects is a rig or has one; select one.",
+                    count=len(selected),
+                )
+            )
         for rig in rigs:
             add(settings, rig)
 
@@ -90,7 +97,7 @@ class MUSEV_OT_characters_remove(CharacterOperator, bpy.types.Operator):
 
     def do(self, context: bpy.types.Context, settings) -> None:
         if not 0 <= settings.people_index < len(settings.people):
-            raise PoseError("No character is chosen in the list; choose one.")
+            raise PoseError(tr("No character is chosen in the list; choose one."))
         settings.people.remove(settings.people_index)
         settings.people_index = min(settings.people_index, max(len(settings.people) - 1, 0))
 
@@ -127,7 +134,12 @@ class MUSEV_OT_character_set_point(CharacterOperator, bpy.types.Operator):
         item = active(settings)
         if self.bone and self.bone not in item.armature.data.bones:
             raise PoseError(
-                f"'{item.armature.name}' has no bone '{self.bone}'; choose one of its {len(item.armature.data.bones)}."
+                tr(
+                    "'{armature}' has no bone '{bone}'; choose one of its {count}.",
+                    armature=item.armature.name,
+                    bone=self.bone,
+                    count=len(item.armature.data.bones),
+                )
             )
         now = item.match().hooks.get(self.point)
         saved = item.settings
@@ -195,7 +207,9 @@ class MUSEV_OT_character_import_map(CharacterOperator, bpy.types.Operator, Impor
             with path.open(encoding="utf-8") as file:
                 text = file.read(maps.MAX_BYTES + 1)
         except (OSError, UnicodeDecodeError) as error:
-            raise maps.MapError(f"{path} can't be read ({error}); choose an exported map.") from None
+            raise maps.MapError(
+                tr("{path} can't be read ({error}); choose an exported map.", path=path, error=error)
+            ) from None
         rig_map = maps.from_json(text)
         saved = active(settings).settings
         saved.custom, saved.map = maps.to_json(rig_map), "CUSTOM"
@@ -217,8 +231,8 @@ def told(item: MusevPerson) -> str:
     try:
         match = item.match()
     except CaptureError:
-        return "unreadable"
-    return f"{match.score:.0%}" if match.usable else "unknown"
+        return tr("unreadable")
+    return f"{match.score:.0%}" if match.usable else tr("unknown")
 
 
 class MUSEV_PT_characters(Sidebar, bpy.types.Panel):
@@ -245,7 +259,11 @@ class MUSEV_PT_characters(Sidebar, bpy.types.Panel):
         if (item := active(settings)) is not None:
             draw_character(context, layout, item)
         elif not settings.people and settings.armature is not None:
-            draw_text(layout, f"While the list is empty: {settings.armature.name}", line_width(context))
+            draw_text(
+                layout,
+                tr("While the list is empty: {armature}", armature=settings.armature.name),
+                line_width(context),
+            )
             draw_match(context, layout, settings.armature, lambda: people.find(settings.armature))
 
 
@@ -261,23 +279,30 @@ def draw_match(
         return
     draw_text(
         layout,
-        f"{match.map.title}: {match.score:.0%} of its bones found",
+        tr("{title}: {score:.0%} of its bones found", title=match.map.title, score=match.score),
         width,
         "CHECKMARK" if match.usable else "ERROR",
     )
     if match.missing:
-        draw_text(layout, f"Left out, no bone: {maps.told(match.missing)}", width, "INFO")
+        draw_text(layout, tr("Left out, no bone: {points}", points=maps.told(match.missing)), width, "INFO")
     by_mesh = face_mesh.told(armature)
     for mesh, count in by_mesh.items():
-        draw_text(layout, f"Face: {count} points from mesh {mesh}", width, "MESH_DATA")
+        draw_text(
+            layout, tr("Face: {count} points from mesh {mesh}", count=count, mesh=mesh), width, "MESH_DATA"
+        )
     if match.face_approximated and sum(by_mesh.values()) < len(FACE):
         some = by_mesh or any(point in match.hooks for point in FACE)
-        rest = "The rest of the face: an average one, fitted to the points that are known"
+        rest = tr("The rest of the face: an average one, fitted to the points that are known")
         draw_text(
-            layout, rest if some else "No face bones: an average face is put on the head", width, "INFO"
+            layout, rest if some else tr("No face bones: an average face is put on the head"), width, "INFO"
         )
     if match.lost:
-        draw_text(layout, f"Set by hand, but the bone is gone: {maps.told(match.lost)}", width, "ERROR")
+        draw_text(
+            layout,
+            tr("Set by hand, but the bone is gone: {points}", points=maps.told(match.lost)),
+            width,
+            "ERROR",
+        )
 
 
 def draw_character(context: bpy.types.Context, layout, item: MusevPerson) -> None:
@@ -288,7 +313,7 @@ def draw_character(context: bpy.types.Context, layout, item: MusevPerson) -> Non
     if saved == item.rig:
         draw_text(
             layout,
-            "The rig is of another file: points set by hand are saved in this one",
+            tr("The rig is of another file: points set by hand are saved in this one"),
             line_width(context),
         )
     draw_points(layout, item, saved)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import bpy
 import numpy as np
 
+from ..translations import tr
 from .skeleton import FACE, INDEX
 
 PREFIX = "musev_"  # may stand before a group's name; it must where a bone of the rig has the same one
@@ -191,7 +192,7 @@ class MUSEV_OT_character_face_groups(bpy.types.Operator):
     def poll(cls, context: bpy.types.Context) -> bool:
         item = context.active_object
         if item is None or item.type != "MESH" or item.library is not None:
-            cls.poll_message_set("The active object is not a mesh of this file; choose the head's mesh")
+            cls.poll_message_set(tr("The active object is not a mesh of this file; choose the head's mesh"))
             return False
         return True
 
@@ -204,8 +205,10 @@ class MUSEV_OT_character_face_groups(bpy.types.Operator):
         for point in missing:
             item.vertex_groups.new(name=PREFIX + point)
         item.vertex_groups.active_index = max(before, 0)
-        said = f"{len(missing)} groups added to '{item.name}'"
+        said = tr("{count} groups added to '{mesh}'", count=len(missing), mesh=item.name)
         if armature is None:
-            said += "; no armature deforms it yet: give it an Armature modifier, or they count for nothing"
+            said += tr(
+                "; no armature deforms it yet: give it an Armature modifier, or they count for nothing"
+            )
         self.report({"INFO"}, said)
         return {"FINISHED"}

@@ -14,6 +14,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
+from ..translations import tr
 from . import face_mesh, vrm
 from .camera import PoseError
 from .face import FIXED, pulls
@@ -82,7 +83,11 @@ def find(
     """
     if armature.type != "ARMATURE":
         raise PoseError(
-            f"'{armature.name}' is a {armature.type.lower()}, not an armature; choose the rig itself."
+            tr(
+                "'{thing}' is a {kind}, not an armature; choose the rig itself.",
+                thing=armature.name,
+                kind=armature.type.lower(),
+            )
         )
     saved_map, saved = saved_rig(armature)
     by_hand = tuple({**saved, **(overrides or {})}.items())
@@ -130,8 +135,14 @@ def resolve(
             f" by the closest name map, {match.map.title}" if match.limbs else "; no name map knows its names"
         )
         raise PoseError(
-            f"Armature '{armature.name}' has bones for {match.limbs} of 12 limb points{closest}. Not found: "
-            f"{told(match.missing)}. Give these points a bone in the Characters panel, or import a map.",
+            tr(
+                "Armature '{armature}' has bones for {limbs} of 12 limb points{closest}. Not found: "
+                "{points}. Give these points a bone in the Characters panel, or import a map.",
+                armature=armature.name,
+                limbs=match.limbs,
+                closest=closest,
+                points=told(match.missing),
+            ),
             unmapped=match.missing,
         )
     rig = Rest(armature.data.bones, match.hooks)
@@ -199,7 +210,9 @@ def armature_of(person: Person) -> bpy.types.Object:
     """The person's armature; not to be kept. Raises PoseError if it is no longer in the file."""
     armature = bpy.data.objects.get((person.armature, person.library or None))
     if armature is None or armature.type != "ARMATURE":
-        raise PoseError(f"Armature '{person.armature}' is no longer in this file; choose it again.")
+        raise PoseError(
+            tr("Armature '{armature}' is no longer in this file; choose it again.", armature=person.armature)
+        )
     return armature
 
 
@@ -208,8 +221,12 @@ def evaluated(armature: bpy.types.Object, depsgraph: bpy.types.Depsgraph) -> bpy
     posed = armature.evaluated_get(depsgraph)
     if not posed.is_evaluated:
         raise PoseError(
-            f"Armature '{armature.name}' takes no part in scene '{depsgraph.scene.name}'; "
-            "add it to the scene, include its collection in the view layer, and do not disable it in viewports."
+            tr(
+                "Armature '{armature}' takes no part in scene '{scene}'; add it to the scene, include "
+                "its collection in the view layer, and do not disable it in viewports.",
+                armature=armature.name,
+                scene=depsgraph.scene.name,
+            )
         )
     return posed
 
@@ -238,8 +255,11 @@ def _placed(depsgraph: bpy.types.Depsgraph, person: Person, found: dict[Instance
     placed = found.get(person.instance)
     if placed is None:
         raise PoseError(
-            f"'{person.name}' is no longer among the instances of '{person.instance.parent}'; "
-            "find the characters again."
+            tr(
+                "'{person}' is no longer among the instances of '{parent}'; find the characters again.",
+                person=person.name,
+                parent=person.instance.parent,
+            )
         )
     if person.instance.source == person.armature:
         return placed

@@ -10,6 +10,7 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 from .. import strips, takes
 from ..gather import SettingsError, clip_plan, clip_range, takes_root
 from ..props import preferences
+from ..translations import tr
 from ..ui import Sidebar, draw_text, line_width
 from ..verbs import Verb, no_scene, refusable
 from . import export
@@ -44,7 +45,7 @@ class ExportOperator(Verb):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        busy = "Poses are being exported; wait for the end, or cancel" if export.current.running else ""
+        busy = tr("Poses are being exported; wait for the end, or cancel") if export.current.running else ""
         return no_scene(context) or busy
 
 
@@ -125,15 +126,15 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> None:
         work = self.work(strips.shown_scene(context))
         export.current.start(work, at_once=self.wait or bpy.app.background)
-        self.report({"INFO"}, f"{work.total} frames to {work.folder}")
+        self.report({"INFO"}, tr("{count} frames to {folder}", count=work.total, folder=work.folder))
 
     def work(self, owner: bpy.types.Scene) -> export.PoseExport:
         """What is to be exported, checked as far as can be now; makes the folder. Raises REFUSALS."""
         settings = owner.musev
         if not self.directory:
-            raise SettingsError("No folder is set; choose where the files go.")
+            raise SettingsError(tr("No folder is set; choose where the files go."))
         if not self.formats:
-            raise SettingsError("No format is chosen; choose PNG Sequence, OpenPose JSON, or both.")
+            raise SettingsError(tr("No format is chosen; choose PNG Sequence, OpenPose JSON, or both."))
         size = self.width or settings.width, self.height or settings.height
         times = self.times(owner)
         folder = Path(bpy.path.abspath(self.directory))
@@ -145,8 +146,13 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
         there = [path.name for path in work.files() if path.exists()]
         if there and not self.overwrite:
             raise SettingsError(
-                f"{folder} already holds {there[0]} ({len(there)} files of these names); choose another folder or "
-                "name, or allow overwriting."
+                tr(
+                    "{folder} already holds {file} ({count} files of these names); choose another folder or "
+                    "name, or allow overwriting.",
+                    folder=folder,
+                    file=there[0],
+                    count=len(there),
+                )
             )
         return work
 
@@ -158,7 +164,11 @@ class MUSEV_OT_export_poses(ExportOperator, bpy.types.Operator):
             start, end = self.frame_start, self.frame_end + 1
             if end <= start:
                 raise SettingsError(
-                    f"The range {self.frame_start} to {self.frame_end} has 0 frames; it needs at least 1."
+                    tr(
+                        "The range {first} to {last} has 0 frames; it needs at least 1.",
+                        first=self.frame_start,
+                        last=self.frame_end,
+                    )
                 )
         return tuple(map(float, range(start, end)))
 
@@ -199,7 +209,7 @@ class MUSEV_OT_export_cancel(Verb, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return "" if export.current.running else "No poses are being written"
+        return "" if export.current.running else tr("No poses are being written")
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -241,7 +251,12 @@ class MUSEV_PT_views(Sidebar, bpy.types.Panel):
         elif work is not None and work.problem:
             draw_text(layout, work.problem, line_width(context), "ERROR")
         elif work is not None:
-            draw_text(layout, f"{work.total} frames in {work.folder}", line_width(context), "CHECKMARK")
+            draw_text(
+                layout,
+                tr("{count} frames in {folder}", count=work.total, folder=work.folder),
+                line_width(context),
+                "CHECKMARK",
+            )
 
 
 _register, _unregister = bpy.utils.register_classes_factory(
