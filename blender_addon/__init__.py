@@ -27,6 +27,8 @@ def _modules() -> tuple:
         remedies,
         scene_copy,
         session,
+        sheet_verbs,
+        shot_verbs,
         source_panel,
         sources,
         stack,
@@ -45,7 +47,7 @@ def _modules() -> tuple:
         translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
         stale_badge, stale_watch,
         compare, live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
-        scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, pin_verbs,
+        scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, pin_verbs, shot_verbs, sheet_verbs,
         models_panel, diagnostics, licences, presets, strip_verbs, menus, session,
     )  # fmt: skip
 

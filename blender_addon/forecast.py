@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterable
 
 from .client import EngineClient
 from .protocol import AskEstimate, ClipRequest, Estimate
 
 ASK_EVERY_S = 0.5
+MOST_AT_ONCE = 16
 
 
 class Forecast:
@@ -22,35 +24,62 @@ class Forecast:
         self._wanted: ClipRequest | None = None
         self._asked: ClipRequest | None = None
         self._asked_at = float("-inf")
-        self._number = 0
+        self._last = 0  # number that was sent
+        self._number = 0  # of what was looked at last
         self._told: tuple[ClipRequest, Estimate] | None = None
+        self._several: list[ClipRequest] = []  # wanted for a list of clips, and not known yet
+        self._open: dict[int, ClipRequest] = {}  # asked for that list
+        self._known: dict[ClipRequest, Estimate] = {}
+        self._doubted: set[ClipRequest] = set()  # of those that are known
 
     def look(self, request: ClipRequest) -> Estimate | None:
         """What a request would take, where the engine has told; else it is asked soon."""
         self._wanted = facts(request)
         return self._told[1] if self._told and self._told[0] == self._wanted else None
 
+    def look_each(self, requests: Iterable[ClipRequest]) -> list[Estimate | None]:
+        """What each of several clips would take by itself, where the engine has told; the others are asked soon."""
+        wanted = [facts(request) for request in requests]
+        self._several = [
+            each for each in dict.fromkeys(wanted) if each not in self._known or each in self._doubted
+        ]
+        return [self._known.get(each) for each in wanted]
+
     def ask(self, client: EngineClient) -> None:
         """Asks for what was looked at last, if it was not asked for yet and the last time is long enough ago."""
         now = time.monotonic()
-        if self._wanted in (None, self._asked) or now < self._asked_at + ASK_EVERY_S:
+        if now < self._asked_at + ASK_EVERY_S:
             return
-        self._number += 1
-        self._asked, self._asked_at = self._wanted, now
-        client.send(AskEstimate(self._number, self._wanted))
+        if self._wanted not in (None, self._asked):
+            self._asked = self._wanted
+            self._number = self._send(client, self._wanted)
+        for request in [each for each in self._several if each not in self._open.values()][:MOST_AT_ONCE]:
+            self._open[self._send(client, request)] = request
+
+    def _send(self, client: EngineClient, request: ClipRequest) -> int:
+        self._asked_at = time.monotonic()
+        self._last += 1
+        client.send(AskEstimate(self._last, request))
+        return self._last
 
     def take(self, estimate: Estimate) -> None:
         if estimate.number == self._number:
             self._told = (self._asked, estimate)
             self.changes += 1
+        elif (request := self._open.pop(estimate.number, None)) is not None:
+            self._known[request] = estimate
+            self._doubted.discard(request)
+            self.changes += 1
 
     def doubt(self) -> None:
         """The queue has changed: asks again; until then the old estimate stands."""
         self._asked = None
+        self._doubted = set(self._known)
 
     def forget(self) -> None:
         """The engine is gone; the next one may be another."""
         self._asked = self._told = None
+        self._open, self._known = {}, {}
 
 
 def facts(request: ClipRequest) -> ClipRequest:

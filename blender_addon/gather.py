@@ -246,7 +246,6 @@ def clip_job(
     if part is not None and mode == "still" and not part.begins:
         mode = "text"  # it goes on from frames that stay; the still is none of its frames
     about = {"rates": {"generated": str(when.fps), "timeline": str(when.output_fps)}}
-    about |= shot.about if shot else {}
     folder = shot.folder if shot else folder
     captures: list[Capture] = []
     still, about[origins.KEY] = None, {"start": when.start}

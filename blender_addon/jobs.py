@@ -18,7 +18,7 @@ from pathlib import Path
 
 import bpy
 
-from . import protocol
+from . import kept, protocol
 from .captures import Capture
 from .protocol import ClipRequest, Done, Problem, Welcome
 
@@ -89,8 +89,14 @@ class Job:
 
     @property
     def has_inputs(self) -> bool:
-        """Whether it can be given to an engine that doesn't know it."""
-        return not self.retry_of and set(self.request.blobs) <= self.blobs.keys()
+        """Whether it can be given to an engine that doesn't know it, from memory or from what is kept on the disk."""
+        there = self.blobs.keys() | self.about.get(kept.KEY, {})
+        return not self.retry_of and set(self.request.blobs) <= there
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its inputs are kept beside its take."""
+        return self.request.result == "clip" and self.reproduces is None
 
     @property
     def retriable(self) -> bool:

@@ -67,7 +67,7 @@ def outlook(scene: bpy.types.Scene) -> Outlook:
         said[0:2] = [" ".join(said[0:2])]
     if estimate is not None:
         said.append(_time(estimate, settings.variations))
-    if is_research_only(_licence(settings.model)):
+    if research_only(settings.model):
         said.append("research-only weights")
     needed, free = (estimate.memory_mb, estimate.free_memory_mb) if estimate else (0.0, None)
     if free is None or needed <= free:
@@ -149,6 +149,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def research_only(model: str) -> bool:
+    """Whether what this model makes may not be sold."""
+    return is_research_only(_licence(model))
 
 
 def _licence(model: str) -> str:

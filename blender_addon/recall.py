@@ -32,6 +32,10 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
+class Aside(str):
+    """A line of what could not be set that is in the timeline's hands; the others are lost."""
+
+
 def recall(settings: MusevSettings, take: Take) -> list[str]:
     """Sets all that it can; returns what could not be set, and why, a line each. The range stays as it is."""
     request, inputs = take.request, take.record.get("inputs")
@@ -43,7 +47,8 @@ def recall(settings: MusevSettings, take: Take) -> list[str]:
         _set(settings, setting, request.get(name), left)
     _draft(settings, request, inputs.get(draft.KEY), left)
     if request.get("prompts"):
-        left.append(f"{len(request['prompts'])} prompts lay on the prompt track; what lies there now stays")
+        track = f"{len(request['prompts'])} prompts lay on the prompt track; what lies there now stays"
+        left.append(Aside(track))
     _rates(settings, inputs.get("rates"), left)
     _mode(settings, request, inputs, left)
     _still(settings, request, inputs.get("still_source"), left)
@@ -133,14 +138,26 @@ def _still(settings: MusevSettings, request: dict, source, left: list[str]) -> N
         if settings.mode != "text":
             settings.still_source, settings.still_image = "IMAGE", None
         return
-    strip, comma, frame = source.rpartition(", frame ") if isinstance(source, str) else ("", "", "")
+    strip, comma, frame = _still_strip(source)
     if isinstance(source, str) and source in bpy.data.images:
         settings.still_source, settings.still_image = "IMAGE", bpy.data.images[source]
     elif comma:
         settings.still_source, settings.still_strip = "STRIP", strip
-        left.append(f"the still is what '{strip}' shows at frame {frame}; go there")
+        left.append(Aside(f"the still is what '{strip}' shows at frame {frame}; go there"))
     else:
         left.append(f"the still '{source}', which is not in this file")
+
+
+def _still_strip(source) -> tuple[str, str, str]:
+    """(the strip's name, ", frame ", the frame) of a still that a strip showed; its first two are "" for another."""
+    return source.rpartition(", frame ") if isinstance(source, str) else ("", "", "")
+
+
+def still_frame(take: Take) -> int | None:
+    """The frame at which a strip showed the take's still; None where none did."""
+    inputs = take.record.get("inputs")
+    _, comma, frame = _still_strip(inputs.get("still_source") if isinstance(inputs, dict) else None)
+    return int(frame) if comma and frame.lstrip("-").isdigit() else None
 
 
 def _cast(settings: MusevSettings, inputs: dict, left: list[str]) -> None:

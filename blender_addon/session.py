@@ -15,7 +15,7 @@ from pathlib import Path
 
 import bpy
 
-from . import job_files, kept, reproduce, splice, stack, strips, takes
+from . import job_files, kept, reproduce, shot_record, splice, stack, strips, takes
 from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
@@ -43,6 +43,7 @@ from .shelf import Shelf
 from .stills import png_size
 
 TICK_S = 0.008  # what a tick may take of Blender's main thread
+HELD_BYTES = 256 * 2**20  # of inputs in memory, above which no further clip is read from the scene
 
 
 class Session:
@@ -85,11 +86,12 @@ class Session:
         job.state = JobState.CAPTURING if job.captures else JobState.HELD
         self.jobs.append(job)
 
-    def submit_all(self, jobs: list[Job], place: str = "back") -> None:
-        """Takes the variations of one clip, to be made in this order; the scene is read for the first of them alone."""
+    def submit_all(self, jobs: list[Job], place: str = "back", alike: bool = True) -> None:
+        """Takes several clips, to be made in this order. alike: they are variations of one, and the scene is read for
+        the first of them alone."""
         order = jobs[::-1] if place == "front" else jobs  # each comes before the one that came before it
         for index, job in enumerate(order):
-            job.like = order[index - 1] if index and job.captures else None
+            job.like = order[index - 1] if alike and index and job.captures else None
             job.place = place if index == 0 or place == "front" else "back"
             self.submit(job)
 
@@ -202,7 +204,8 @@ class Session:
         if job.state is JobState.CAPTURING and job.like is not None:
             job.share_capture()
         elif job.state is JobState.CAPTURING:
-            job.capture(deadline)
+            if self._has_room(job):
+                job.capture(deadline)
         elif job.state is JobState.READY and job.unkept:  # one at a time: they may be large
             kept.keep(job.take.parent, job.unkept[-1], job.blobs[job.unkept[-1]])
             job.unkept.pop()
@@ -213,14 +216,31 @@ class Session:
             else:
                 self._hand_over(job)
 
+    def _has_room(self, reading: Job) -> bool:
+        """Whether the inputs of one more clip may be held in memory. Where not, an input of a clip that the engine has
+        is kept on the disk already and forgotten here. Raises TakeError."""
+        holders = [job for job in self.jobs if job is not reading and job.blobs]
+        held = {sha256: len(blob) for job in holders for sha256, blob in job.blobs.items()}
+        if sum(held.values()) <= HELD_BYTES:
+            return True
+        accepted = (j for j in holders if j.state in (JobState.QUEUED, JobState.RUNNING) and j.is_kept)
+        if (job := next(accepted, None)) is not None:
+            sha256, blob = next(iter(job.blobs.items()))
+            kept.keep(job.take.parent, sha256, blob)
+            job.about[kept.KEY] = job.about.get(kept.KEY, {}) | {sha256: len(blob)}
+            del job.blobs[sha256]
+        return False
+
     def _hand_over(self, job: Job) -> None:
-        """Gives a clip to the engine; from now on its folder says whose it is."""
+        """Gives a clip to the engine; from now on its folder says whose it is. Raises TakeError."""
         if job.request.result == "clip":
             job_files.write(job)
         if job.retry_of:
             self.engine.client.send(Retry(job.id, job.retry_of, job.place, job.owner))
         else:
-            self.engine.client.submit(job.id, job.request, job.blobs, place=job.place, owner=job.owner)
+            away = [sha256 for sha256 in job.request.blobs if sha256 not in job.blobs]
+            blobs = job.blobs | kept.read(job.take.parent, away)
+            self.engine.client.submit(job.id, job.request, blobs, place=job.place, owner=job.owner)
 
     def _place_ready(self) -> None:
         """One finished clip at most; the next one waits for the next tick."""
@@ -249,9 +269,7 @@ class Session:
         files = [takes.frame_file(job.take, frame) for frame in range(count)]
         job.strip = stack.place(scene, job.clip, files, job.start).name
         self.live.finish(job, files)
-        windows = bpy.context.window_manager.windows
-        with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
-            bpy.ops.ed.undo_push(message=f"MuseV {job.clip}")
+        push_undo(f"MuseV {job.clip}")
         self._end(job, JobState.DONE)
 
     def why_not_placed(self, job: Job) -> str:
@@ -268,10 +286,12 @@ class Session:
         job.state, job.problem, job.resumable, job.eta_s = state, problem, resumable, None
         self._show_preview(job, None)
         self.live.end(job)
-        if resumable:
-            return
-        job.blobs = {}
+        if not resumable:
+            job.blobs = {}
         try:
+            shot_record.note(job)
+            if resumable:
+                return
             job_files.remove(job)
             if state is JobState.CANCELLED or (state is JobState.FAILED and not job.have):
                 takes.discard(job.take)
@@ -380,7 +400,8 @@ class Session:
             return
         splice.join(job.take, job.about)
         job.unkept = sorted(job.blobs.keys() & set(job.request.blobs))
-        job.about[kept.KEY] = {sha256: len(job.blobs[sha256]) for sha256 in job.unkept}
+        sizes = {sha256: len(job.blobs[sha256]) for sha256 in job.unkept}
+        job.about[kept.KEY] = job.about.get(kept.KEY, {}) | sizes
         takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))
         job.state, job.phase = JobState.READY, "place"
 
@@ -428,6 +449,13 @@ class Session:
         for job in self.jobs:
             if job.file_number == self.file_number:
                 job.blend_file = bpy.data.filepath
+
+
+def push_undo(message: str) -> None:
+    """Makes an undo step, as a verb of the artist's does. What it takes is Blender's, and grows with the file."""
+    windows = bpy.context.window_manager.windows
+    with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
+        bpy.ops.ed.undo_push(message=message)
 
 
 def why_untouched() -> str:

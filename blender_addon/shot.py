@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ class AsIf:
 class Shot:
     """What `gather.clip_job` makes one clip of. settings: for this clip alone. title: what it is called. span: (first
     frame, first frame after) on the timeline. folder: of the clip that it becomes a take of; None: as for any clip.
-    still_at: the frame at which a strip shows the still; None: the current one. about: for its `take.json`."""
+    still_at: the frame at which a strip shows the still; None: the current one."""
 
     settings: AsIf
     title: str
     span: tuple[int, int]
     folder: Path | None = None
     still_at: int | None = None
-    about: dict = field(default_factory=dict)

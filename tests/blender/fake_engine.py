@@ -2,11 +2,11 @@
 
     MUSEV_TOKEN=… python fake_engine.py [--do BEHAVIOUR] [--parent-pid PID]
 
-Frame k is `colour(k)` all over. Behaviours: "work"; "wait" (never ends a clip by itself); "fail" after two
-frames; "drop" the connection once, after two frames; "short": says it is done one frame early; "wrong_size";
-"old": speaks another protocol version; "mute": ends without a greeting; "offline": downloads no models; "queue": one
-clip after the other, none of which ends by itself; "pause": goes on after two frames once a client has come back;
-"tight": has 2 GiB of memory.
+Frame k is `colour(k)` all over. Behaviours: "work"; "wait" (never ends a clip by itself); "fail" after two frames;
+"fail_some": the same where the prompt has that word; "drop" the connection once, after two frames; "short": says it
+is done one frame early; "wrong_size"; "old": speaks another protocol version; "mute": ends without a greeting;
+"offline": downloads no models; "queue": one clip after the other, none of which ends by itself; "pause": goes on
+after two frames once a client has come back; "tight": has 2 GiB of memory.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ class FakeEngine:
             await connection.send(p.encode(p.Preview(job, k, k, png(16, 16, colour(k)))))
             if k >= 2 and (self.behaviour in ("wait", "queue") or (self.behaviour == "pause" and not have)):
                 await asyncio.get_running_loop().create_future()
-            if k >= 2 and self.behaviour == "fail" and job not in self.again:
+            unlucky = self.behaviour == "fail" or (self.behaviour == "fail_some" and "fail" in request.prompt)
+            if k >= 2 and unlucky and job not in self.again:
                 problem = p.Problem("out_of_memory", "The GPU is full", "8 GB", "Use a smaller size.")
                 await connection.send(p.encode(p.Failed(job, problem)))
                 return
