@@ -12,6 +12,7 @@ import bpy
 from bpy.props import EnumProperty, FloatProperty, PointerProperty
 
 from . import stack, strips
+from .translations import tr
 
 KINDS = (
     ("WIPE", "Wipe", "The shown take left of a line, the other one right of it"),
@@ -60,17 +61,28 @@ def compare(
     channel = max(above) + 1
     if channel + 2 > strips.MAX_CHANNEL:
         raise strips.StripError(
-            f"A comparison needs three channels above channel {channel - 1}, and there are {strips.MAX_CHANNEL}; move "
-            "the highest strip down."
+            tr(
+                "A comparison needs three channels above channel {channel}, and there are {most}; "
+                "move the highest strip down.",
+                channel=channel - 1,
+                most=strips.MAX_CHANNEL,
+            )
         )
     if strip.name not in strips.top_strips(scene):
         raise strips.StripError(
-            f"The strip '{strip.name}' lies inside a meta strip; move it out to compare its takes."
+            tr(
+                "The strip '{strip}' lies inside a meta strip; move it out to compare its takes.",
+                strip=strip.name,
+            )
         )
     if shortest := next((files for files in (left, right) if first + len(files) <= start), None):
         raise strips.StripError(
-            f"{shortest[0].parent.name} has {len(shortest)} frames, and the strip starts after them; pull its left "
-            "handle back to compare it."
+            tr(
+                "{take} has {count} frames, and the strip starts after them; pull its left handle back "
+                "to compare it.",
+                take=shortest[0].parent.name,
+                count=len(shortest),
+            )
         )
     finish(scene)
     selected = [other for other in strips.every_strip(scene) if other.select]

@@ -6,6 +6,7 @@ import bpy
 
 from . import gather, pins, session, stack, strips, ui
 from .stack_verbs import StackOperator
+from .translations import tr
 from .verbs import Verb, no_scene, refusable
 
 
@@ -19,10 +20,16 @@ class PinOperator(StackOperator):
         scene = strips.shown_scene(context)
         strip, frame = stack.active(scene), scene.frame_current
         if any(job.take == stack.shown(strip) and not job.ended for job in session.current.jobs):
-            return "The strip shows a clip in the making; wait until it is finished"
+            return tr("The strip shows a clip in the making; wait until it is finished")
         (start, end) = strips.span(strip)
         if not start <= frame < end:
-            return f"Frame {frame} is not in the strip '{strip.name}' ({start} to {end - 1}); go to a frame of it"
+            return tr(
+                "Frame {frame} is not in the strip '{strip}' ({start} to {end}); go to a frame of it",
+                frame=frame,
+                strip=strip.name,
+                start=start,
+                end=end - 1,
+            )
         return ""
 
 
@@ -37,7 +44,14 @@ class MUSEV_OT_pin_frame(PinOperator, bpy.types.Operator):
 
     def do(self, scene, strip):
         placed = pins.pin(scene, scene.musev.pins_channel, strip, scene.frame_current)
-        self.report({"INFO"}, f"Frame {scene.frame_current} is pinned on channel {placed.channel}")
+        self.report(
+            {"INFO"},
+            tr(
+                "Frame {frame} is pinned on channel {channel}",
+                frame=scene.frame_current,
+                channel=placed.channel,
+            ),
+        )
 
 
 class MUSEV_OT_paint_over(PinOperator, bpy.types.Operator):
@@ -57,10 +71,17 @@ class MUSEV_OT_paint_over(PinOperator, bpy.types.Operator):
         try:
             image = bpy.data.images.load(str(file), check_existing=True)
         except RuntimeError as error:
-            raise strips.StripError(f"{file} can't be opened: {error}") from error
+            raise strips.StripError(tr("{file} can't be opened: {error}", file=file, error=error)) from error
         image.name = f"Pin {frame}"
         where = show_to_paint(bpy.context, image)
-        self.report({"INFO"}, f"'{image.name}' is {where}; Generate and Redo use it as it is painted then")
+        self.report(
+            {"INFO"},
+            tr(
+                "'{image}' is {where}; Generate and Redo use it as it is painted then",
+                image=image.name,
+                where=where,
+            ),
+        )
 
 
 class MUSEV_OT_unpin(Verb, bpy.types.Operator):
@@ -75,7 +96,11 @@ class MUSEV_OT_unpin(Verb, bpy.types.Operator):
             return why
         scene = strips.shown_scene(context)
         there = pins.at(scene, scene.musev.pins_channel, scene.frame_current)
-        return "" if there else f"No pin begins at frame {scene.frame_current}; go to the frame of one"
+        return (
+            ""
+            if there
+            else tr("No pin begins at frame {frame}; go to that of one", frame=scene.frame_current)
+        )
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:

@@ -14,6 +14,7 @@ import bpy
 
 from . import stack, strips, takes
 from .protocol import MAX_BLOB_BYTES, MAX_PINS, Pin, blob_sha256
+from .translations import tr
 
 FOLDER = "pins"  # in a clip's folder
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # how the files begin that the engine reads
@@ -41,21 +42,37 @@ def pin(scene: bpy.types.Scene, channel: str, strip, frame: int):
     start, end = strips.span(strip)
     if not start <= frame < end:
         raise strips.StripError(
-            f"Frame {frame} is not in the strip '{strip.name}', which has {start} to {end - 1}; go to a frame of it."
+            tr(
+                "Frame {frame} is not in the strip '{strip}', which has {start} to {end}; go to a frame "
+                "of it.",
+                frame=frame,
+                strip=strip.name,
+                start=start,
+                end=end - 1,
+            )
         )
     number = _channel(scene, channel)
     there = (other for other in strips.top_strips(scene) if number == other.channel)
     if other := next((each for each in there if strips.span(each)[0] <= frame < strips.span(each)[1]), None):
         raise strips.StripError(
-            f"The strip '{other.name}' lies on the channel {channel} at frame {frame}; remove it, or choose another "
-            "frame."
+            tr(
+                "The strip '{other}' lies on the channel {channel} at frame {frame}; remove it, or "
+                "choose another frame.",
+                other=other.name,
+                channel=channel,
+                frame=frame,
+            )
         )
     file = strips.file_at(strip, frame)
     try:
         data = file.read_bytes()
     except OSError as error:
         raise strips.StripError(
-            f"{file} can't be read ({error.strerror or error}); bring it back, or show another take."
+            tr(
+                "{file} can't be read ({error}); bring it back, or show another take.",
+                file=file,
+                error=error.strerror or error,
+            )
         ) from error
     folder = stack.folder(strip) / FOLDER
     takes.make_folder(folder)
@@ -88,7 +105,7 @@ def _channel(scene: bpy.types.Scene, name: str) -> int:
     """The number of the channel of that name, or of the one that can become it: the first one above all strips. Raises
     StripError."""
     if not name:
-        raise strips.StripError("The pins channel has no name; give it one, say Pins.")
+        raise strips.StripError(tr("The pins channel has no name; give it one, say Pins."))
     channels = scene.sequence_editor.channels
     known = (number for number in range(1, strips.MAX_CHANNEL + 1) if channels[number].name == name)
     if (number := next(known, None)) is not None:
@@ -96,7 +113,10 @@ def _channel(scene: bpy.types.Scene, name: str) -> int:
     number = max(strip.channel for strip in strips.top_strips(scene)) + 1
     if number > strips.MAX_CHANNEL:
         raise strips.StripError(
-            f"There is no channel above {strips.MAX_CHANNEL} for pins; move the highest strip down."
+            tr(
+                "There is no channel above {most} for pins; move the highest strip down.",
+                most=strips.MAX_CHANNEL,
+            )
         )
     return number
 
@@ -111,12 +131,16 @@ def save_painted(pictures: Iterable[Path]) -> None:
             continue
         if file.parent.name != FOLDER:
             raise strips.StripError(
-                f"'{image.name}' was painted on and is not saved; save it in the Image editor, with Image > Save."
+                tr(
+                    "'{image}' was painted on and is not saved; save it in the Image editor, with Image > "
+                    "Save.",
+                    image=image.name,
+                )
             )
         try:
             image.save()
         except RuntimeError as error:
-            raise strips.StripError(f"{file} can't be saved: {error}") from error
+            raise strips.StripError(tr("{file} can't be saved: {error}", file=file, error=error)) from error
         for strip in (s for scene in bpy.data.scenes for s in strips.every_strip(scene)):
             if (
                 strips.is_image(strip)
@@ -128,7 +152,9 @@ def save_painted(pictures: Iterable[Path]) -> None:
 def sentence(frames: Sequence[int]) -> str:
     """What the panel says: '2 pins at 12, 40'."""
     some = ", ".join(map(str, frames[:6])) + (" …" if len(frames) > 6 else "")
-    return f"{len(frames)} pin{'' if len(frames) == 1 else 's'} at {some}"
+    if len(frames) == 1:
+        return tr("1 pin at {frame}", frame=some)
+    return tr("{count} pins at {frames}", count=len(frames), frames=some)
 
 
 def nearest(pictures: dict[int, Path], times: Sequence[float]) -> dict[int, Path]:
@@ -139,8 +165,11 @@ def nearest(pictures: dict[int, Path], times: Sequence[float]) -> dict[int, Path
         number = min(range(len(times)), key=lambda i: abs(times[i] - frame))
         if number in placed:
             raise strips.StripError(
-                f"The pin at frame {frame} falls on the same generated frame as another; generate at every frame, or "
-                "move one of them."
+                tr(
+                    "The pin at frame {frame} falls on the same generated frame as another; generate at "
+                    "every frame, or move one of them.",
+                    frame=frame,
+                )
             )
         placed[number] = file
     return placed
@@ -151,7 +180,11 @@ def read(pictures: dict[int, Path]) -> tuple[tuple[Pin, ...], dict[str, bytes]]:
     save_painted(pictures.values())
     if len(pictures) > MAX_PINS:
         raise strips.StripError(
-            f"A clip has at most {MAX_PINS} pins, and these are {len(pictures)}; take some away."
+            tr(
+                "A clip has at most {most} pins, and these are {count}; take some away.",
+                most=MAX_PINS,
+                count=len(pictures),
+            )
         )
     made, blobs = [], {}
     for number, file in sorted(pictures.items()):
@@ -160,11 +193,19 @@ def read(pictures: dict[int, Path]) -> tuple[tuple[Pin, ...], dict[str, bytes]]:
                 data = stream.read(MAX_BLOB_BYTES + 1)
         except OSError as error:
             raise strips.StripError(
-                f"The picture {file} can't be read ({error.strerror or error}); bring it back, or remove its strip."
+                tr(
+                    "The picture {file} can't be read ({error}); bring it back, or remove its strip.",
+                    file=file,
+                    error=error.strerror or error,
+                )
             ) from error
         if len(data) > MAX_BLOB_BYTES or not data.startswith(PICTURES):
             raise strips.StripError(
-                f"{file} is no PNG or JPEG file of at most {MAX_BLOB_BYTES >> 20} MB; save it as one."
+                tr(
+                    "{file} is no PNG or JPEG file of at most {most} MB; save it as one.",
+                    file=file,
+                    most=MAX_BLOB_BYTES >> 20,
+                )
             )
         sha256 = blob_sha256(data)
         made.append(Pin(number, sha256))

@@ -18,6 +18,7 @@ import bpy
 from . import clip_folder, session, stack, strips, takes
 from .protocol import ClipRequest
 from .splice import Splice
+from .translations import tr
 
 KEPT = ClipRequest.context_overlap  # generated frames on each side that stay and that the new ones go on from
 
@@ -50,8 +51,12 @@ class Part:
         first, last = self.new
         if not any(first - 0.5 <= time <= last + 0.5 for time in times):
             raise strips.StripError(
-                f"No frame is generated between {first} and {last} at this rate; choose a wider range, or generate at "
-                "every frame."
+                tr(
+                    "No frame is generated between {first} and {last} at this rate; choose a wider range, or "
+                    "generate at every frame.",
+                    first=first,
+                    last=last,
+                )
             )
         return {i: self.kept[round(time)] for i, time in enumerate(times) if round(time) in self.kept}
 
@@ -69,8 +74,15 @@ def redo_range(strip, first: int, last: int, around: int) -> Part:
     end = start + len(files)
     if not start <= first <= last < end:
         raise strips.StripError(
-            f"The frames {first} to {last} are not all in the strip '{strip.name}', which has {start} to {end - 1}; "
-            "choose frames of it."
+            tr(
+                "The frames {first} to {last} are not all in the strip '{strip}', which has {start} to "
+                "{end}; choose frames of it.",
+                first=first,
+                last=last,
+                strip=strip.name,
+                start=start,
+                end=end - 1,
+            )
         )
     span = max(start, first - around), min(end, last + 1 + around)
     kept = {f: files[f - start] for f in range(*span) if not first <= f <= last}
@@ -105,12 +117,21 @@ def bridge(scene: bpy.types.Scene, one, other, root: Path, around: int) -> Part:
     (begin, first), (after, end) = strips.span(one), strips.span(other)
     if first >= after:
         raise strips.StripError(
-            f"There is no gap between '{one.name}' (to {first - 1}) and '{other.name}' (from {after}); move them apart."
+            tr(
+                "There is no gap between '{one}' (to {first}) and '{other}' (from {after}); move them apart.",
+                one=one.name,
+                first=first - 1,
+                other=other.name,
+                after=after,
+            )
         )
     for strip in (one, other):
         if not strips.is_image(strip) or strips.is_retimed(strip):
             raise strips.StripError(
-                f"'{strip.name}' is no image strip at its own speed; a gap is bridged between image strips."
+                tr(
+                    "'{strip}' is no image strip at its own speed; a gap is bridged between image strips.",
+                    strip=strip.name,
+                )
             )
     span = max(begin, first - around), min(end, after + around)
     kept = {f: strips.file_at(one, f) for f in range(span[0], first)}
@@ -126,13 +147,21 @@ def _shown(strip) -> tuple[clip_folder.Take, list[Path], int]:
     and TakeError."""
     if strips.is_retimed(strip):
         raise strips.StripError(
-            f"The strip '{strip.name}' is retimed, so its frames are not the take's; remove its retiming keys."
+            tr(
+                "The strip '{strip}' is retimed, so its frames are not the take's; remove its retiming keys.",
+                strip=strip.name,
+            )
         )
     take = stack.read(strip).take(stack.shown(strip).name)
     files = take.frames()
     start, count = strips.content(strip)
     if len(files) != count:
         raise takes.TakeError(
-            f"{take.name} has {len(files)} frames, and its strip shows {count}; bring the missing ones back."
+            tr(
+                "{take} has {there} frames, and its strip shows {count}; bring the missing ones back.",
+                take=take.name,
+                there=len(files),
+                count=count,
+            )
         )
     return take, files, start

@@ -12,6 +12,7 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty
 from . import gather, redo, session, splice, stack, strips, timing, ui
 from .props import preferences
 from .stack_verbs import no_takes
+from .translations import tr
 from .verbs import Verb, no_engine, no_scene, refusable
 
 DIRECTIONS = (
@@ -32,8 +33,14 @@ def check_size(settings, strip) -> None:
     size = stack.picture_size(strips.file_at(strip, strips.span(strip)[0]))
     if size is not None and size != (settings.width, settings.height):
         raise strips.StripError(
-            f"The take has {size[0]} x {size[1]} pixels and the settings {settings.width} x {settings.height}; set its "
-            "size, or press Recall Settings."
+            tr(
+                "The take has {columns} x {rows} pixels and the settings {width} x {height}; set its "
+                "size, or press Recall Settings.",
+                columns=size[0],
+                rows=size[1],
+                width=settings.width,
+                height=settings.height,
+            )
         )
 
 
@@ -68,7 +75,9 @@ class RedoOperator(Verb):
         job.about[splice.KEY] = part.splice.told
         session.current.submit(job)
         first, last = part.new
-        self.report({"INFO"}, f"{job.clip}: new frames {first} to {last}")
+        self.report(
+            {"INFO"}, tr("{clip}: new frames {first} to {last}", clip=job.clip, first=first, last=last)
+        )
 
 
 class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
@@ -138,7 +147,7 @@ class MUSEV_OT_bridge(RedoOperator, bpy.types.Operator):
         if why := no_scene(context) or no_engine():
             return why
         count = len(cls.ends(strips.shown_scene(context)))
-        why = f"{count} image strips are selected; select the two with the gap between them"
+        why = tr("{count} image strips are selected; select the two with the gap between them", count=count)
         return "" if count == 2 else why
 
     @staticmethod

@@ -9,6 +9,7 @@ import bpy.utils.previews
 
 from . import clip_folder, compare, session, stack, stale_badge, strips, takes, ui
 from .stack_verbs import being_made
+from .translations import tr
 
 AROUND = 6  # takes that are listed before and after the shown one
 
@@ -73,20 +74,23 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         row.operator("musev.take_show", text=now.replace("_", " ").title()).take = ""
         row.operator("musev.take_next", text="", icon="TRIA_RIGHT")
         if now not in (take.name for take in clip.takes):
-            where = (
-                "was removed; press Restore Takes"
-                if now in gone
-                else f"is not in {clip.folder}; bring it back"
-            )
-            self.draw_problem(layout, f"{now} {where}, or show another take.", width)
+            if now in gone:
+                why = tr("{take} was removed; press Restore Takes, or show another take.", take=now)
+            else:
+                why = tr(
+                    "{take} is not in {folder}; bring it back, or show another take.",
+                    take=now,
+                    folder=clip.folder,
+                )
+            self.draw_problem(layout, why, width)
         some, before, after = listed(clip, now)
         if before:
-            layout.label(text=f"{before} more before")
+            layout.label(text=tr("{before} more before", before=before))
         making, loaded = being_made(clip), False
         for take in some:
             loaded = self.draw_take(layout, take, now, take.name in making, width, loaded)
         if after:
-            layout.label(text=f"{after} more after")
+            layout.label(text=tr("{after} more after", after=after))
         if loaded:  # the next picture with the next drawing
             bpy.app.timers.register(_draw_again, first_interval=0.0)
         self.draw_verbs(layout, clip, gone, width)
@@ -102,7 +106,8 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         """One take's box; returns whether a picture was loaded in this drawing."""
         box = layout.box()
         if not take.finished:
-            box.label(text=f"{take.number}: {'being made' if is_made else 'not finished'}", icon="SORTTIME")
+            state = tr("being made") if is_made else tr("not finished")
+            box.label(text=f"{take.number}: {state}", icon="SORTTIME")
             return loaded
         row = box.row()
         icon = known_thumbnail(take)
@@ -131,7 +136,7 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         words = textwrap.shorten(take.prompt, max(width - 10, 8), placeholder="…")
         if words:
             column.label(text=words)
-        column.label(text=f"Seed {take.seed}")
+        column.label(text=tr("Seed {seed}", seed=take.seed))
         if take.research_only:
             column.label(text="Research only", icon="ERROR")
         stale_badge.draw_badge(column, strips.shown_scene(bpy.context), take)
@@ -149,7 +154,16 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
         layout.operator("musev.take_check", icon="VIEWZOOM").take = ""
         layout.operator("musev.takes_prune", icon="TRASH")
         if gone:
-            ui.draw_text(layout, f"{len(gone)} takes lie in {clip.folder.name}/{takes.REMOVED}", width)
+            ui.draw_text(
+                layout,
+                tr(
+                    "{count} takes lie in {folder}/{removed}",
+                    count=len(gone),
+                    folder=clip.folder.name,
+                    removed=takes.REMOVED,
+                ),
+                width,
+            )
             layout.operator("musev.takes_restore", icon="LOOP_BACK")
 
 
