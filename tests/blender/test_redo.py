@@ -238,7 +238,7 @@ def test_what_lies_on_the_pins_channel_is_pinned_where_it_begins(engine, pinned,
     assert not any("pins at" in text for text in draw(pin_verbs.MUSEV_PT_pins))
     pinned.pins_channel = "Pins"
     for panel in (pin_verbs.MUSEV_PT_pins, ui.MUSEV_PT_clip):
-        assert any("2 pins at 8, 12" in text for text in draw(panel))
+        assert "2 pins at 8, 12" in " ".join(draw(panel))
 
 
 def test_pins_that_can_not_be_held_say_why(engine, pinned, tmp_path):
