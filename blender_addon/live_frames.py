@@ -1,9 +1,9 @@
-"""A clip that is being made, as files: one for every frame of the finished take. Knows no `bpy`.
+"""A clip that is being made, as files: a picture for every frame of the finished take. Knows no `bpy`.
 
-    <clip>/take_003.live/0001.png …     what is there of take_003, what stays of another take, and for the rest the
-                                        nearest preview, enlarged
+    <clip>/take_003.live/0001.png …             what is there of take_003, and what stays of another take
+                         preview_0009.png …     previews, enlarged: each for the frames that it is nearest to
 
-Whatever looks at these files finds a picture of the clip's size. The take itself holds true frames only.
+All are of the clip's size. The take itself holds true frames only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .protocol import ClipRequest, Preview
 from .splice import Splice
 from .stills import PNG_MAGIC, png_size
 
-GREY = (40, 40, 40)  # where there is no preview yet
+EMPTY, GREY = "none_yet.png", (40, 40, 40)  # where there is no preview yet
 BAND = 64  # rows of a picture that are packed at a time
 NO_FILTER, FILTER_SUB, FILTER_UP, FILTER_AVERAGE = range(4)  # W3C PNG, third edition, section 9; 4 is Paeth's
 
@@ -30,8 +30,8 @@ NO_FILTER, FILTER_SUB, FILTER_UP, FILTER_AVERAGE = range(4)  # W3C PNG, third ed
 class LiveFrames:
     """Made in slices: everything that comes is noted, and `advance` does it.
 
-    have: the request's frames that are in `take` already; the others are told by `add`. count: frames of the finished
-    take. ready: every frame has its file. changes: counts what those who look at the files should know.
+    have: the request's frames that are in `take` already; the others are told by `add`. names: the file in `folder` of
+    each frame of the finished take. ready: they are all there. changes: counts what those who look should know.
     """
 
     def __init__(self, take: Path, request: ClipRequest, about: dict, have: Collection[int] = ()):
@@ -44,24 +44,26 @@ class LiveFrames:
         else:
             self._sources = splice.files(take, take.parent)
             self._first, self._new = splice.offset, range(splice.first_new, splice.last_new + 1)
-        self.count = len(self._sources)
-        self._true = {frame for frame in range(self.count) if frame not in self._new}
+        self.names = [EMPTY] * len(self._sources)
+        self._true = {frame for frame in range(len(self.names)) if frame not in self._new}
         self._true |= {frame + self._first for frame in have} & set(self._new)
+        self._to_link = sorted(self._true)
+        fps, output_fps = request.rates  # of the generated frames, and of those of the take
+        self._at = (np.arange(len(self._new)) + (self._new.start - self._first)) * float(fps / output_fps)
         self._previews: dict[int, bytes] = {}  # the newest of each generated frame
         self._unseen: dict[int, None] = {}  # whose newest is not on the disk yet, in order
-        self._links: dict[int, Path] = {}  # what is to lie at a frame
         self._work = self._begin()
 
     @property
     def files(self) -> list[Path]:
-        return [takes.frame_file(self.folder, frame) for frame in range(self.count)]
+        return [self.folder / name for name in self.names]
 
     def add(self, frame: int) -> None:
         """One of the request's frames is in the take now."""
         frame += self._first
         if frame in self._new:
             self._true.add(frame)
-            self._links[frame] = self._sources[frame]
+            self._to_link.append(frame)
             self.has_picture = True
 
     def preview(self, preview: Preview) -> None:
@@ -75,7 +77,7 @@ class LiveFrames:
         TakeError."""
         while time.perf_counter() < deadline:
             if next(self._work, True):
-                if not self._unseen and not self._links:
+                if not self._unseen and not self._to_link:
                     return
                 self._work = self._go_on()
 
@@ -83,55 +85,48 @@ class LiveFrames:
 
     def _begin(self) -> Iterator[bool]:
         takes.make_folder(self.folder)
-        blank = self.folder / "none_yet.png"
-        yield from self._write(blank, np.full((1, 1, 3), GREY, np.uint8))
-        for frame, source in enumerate(self._sources):
-            _lie(source if frame in self._true else blank, takes.frame_file(self.folder, frame))
-            yield False
+        yield from self._write(EMPTY, np.full((1, 1, 3), GREY, np.uint8))
+        yield from self._link()
         self.ready = True
         self.changes += 1
 
     def _go_on(self) -> Iterator[bool]:
-        while self._links:
-            frame = next(iter(self._links))
-            _lie(self._links.pop(frame), takes.frame_file(self.folder, frame))
-            self.changes += 1
-            yield False
+        yield from self._link()
         if self._unseen:
             number = next(iter(self._unseen))
             del self._unseen[number]
-            wanted = [f for f in self._new if f not in self._true and self._nearest(f) == number]
-            pixels = decode_preview(self._previews[number]) if wanted else None
+            pixels = decode_preview(self._previews[number]) if self._shown_by(number) else None
             yield False
             if pixels is not None:
-                file = self.folder / f"preview_{number + 1:04d}.png"
-                yield from self._write(file, pixels)
-                self._links = {frame: file for frame in wanted if frame not in self._true} | self._links
+                name = f"preview_{number + 1:04d}.png"
+                yield from self._write(name, pixels)
+                for frame in self._shown_by(number):
+                    self.names[frame] = name
+                self.changes += 1
 
-    def _nearest(self, frame: int) -> int:
-        """The generated frame with a preview that is nearest to a frame of the finished take."""
-        fps, output_fps = self.request.rates
-        at = float((frame - self._first) * fps / output_fps)
-        return min(self._previews, key=lambda number: abs(number - at))
+    def _link(self) -> Iterator[bool]:
+        while self._to_link:
+            frame = self._to_link.pop()
+            file = takes.frame_file(self.folder, frame)
+            if not file.exists():
+                takes.link(self._sources[frame], file)
+            self.names[frame] = file.name
+            self.changes += 1
+            yield False
 
-    def _write(self, file: Path, pixels: np.ndarray) -> Iterator[bool]:
+    def _shown_by(self, number: int) -> list[int]:
+        """The frames that aren't there yet and are nearest to a generated one, among those with a preview."""
+        known = np.fromiter(self._previews, int)
+        nearest = known[np.abs(self._at[:, None] - known).argmin(axis=1)]
+        there = zip(self._new, nearest.tolist(), strict=True)
+        return [frame for frame, near in there if near == number and frame not in self._true]
+
+    def _write(self, name: str, pixels: np.ndarray) -> Iterator[bool]:
         pieces = []
         for piece in enlarged_png(pixels, self.request.width, self.request.height):
             pieces.append(piece)
             yield False
-        takes.write_whole(file, b"".join(pieces))
-
-
-def _lie(source: Path, target: Path) -> None:
-    """Has a file lie at a place that something may lie at already, which no reader sees empty. Raises TakeError."""
-    new = target.with_suffix(".part")
-    new.unlink(missing_ok=True)
-    takes.link(source, new)
-    try:
-        os.replace(new, target)
-        new.unlink(missing_ok=True)  # two links to one file: POSIX leaves both
-    except OSError as error:
-        raise takes.explained(error, target) from error
+        takes.write_whole(self.folder / name, b"".join(pieces))
 
 
 def sweep(folder: Path, deadline: float) -> bool:

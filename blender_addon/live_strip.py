@@ -57,6 +57,11 @@ class LiveStrips:
         self._given_up: set[str] = set()  # jobs that can't be shown
         self._folders: list[Path] = []  # no longer needed, once no strip shows them
 
+    @property
+    def busy(self) -> bool:
+        """Whether `advance` has something to do, whatever the jobs do."""
+        return self._to_look or bool(self._folders)
+
     # --- what comes -------------------------------------------------------------------------------
 
     def preview(self, job: Job, preview: Preview) -> None:
@@ -84,13 +89,14 @@ class LiveStrips:
 
     def before_saving(self) -> None:
         for _, strip in marked():
-            strips.set_folder(strip, stack.shown(strip))
+            names = [takes.frame_file(Path(), frame).name for frame in range(len(strip.elements))]
+            strips.set_files(strip, stack.shown(strip), names)
 
     def after_saving(self) -> None:
         for _, strip in marked():
             live = self._live.get(strip.musev.making)
             if live is not None and live.place is Place.SHOWN:
-                strips.set_folder(strip, live.frames.folder)
+                strips.set_files(strip, live.frames.folder, live.frames.names)
 
     # --- the tick ---------------------------------------------------------------------------------
 
@@ -147,7 +153,7 @@ class LiveStrips:
         if strip is not None:
             before = strip.musev.before
             stack.show(strip, live.frames.files)
-        elif (strip := stack.strip_of(scene, job.take, live.frames.count, job.start)) is not None:
+        elif (strip := stack.strip_of(scene, job.take, len(live.frames.names), job.start)) is not None:
             if not live.frames.has_picture or strip.musev.making:
                 return
             before = stack.shown(strip).name
@@ -161,7 +167,7 @@ class LiveStrips:
 
     def _refresh(self, job: Job, live: Live, scene: bpy.types.Scene) -> None:
         if (strip := self._found(job, live, scene)) is not None:
-            strips.read_again(strip)
+            strips.set_files(strip, live.frames.folder, live.frames.names)
             self._note(live, strip)
         elif any(stack.folder(other) == job.take.parent for other in stack.ours(scene)):
             live.place = Place.AWAY

@@ -154,15 +154,7 @@ def show(strip, files: list[Path]) -> None:
     if before is None:  # the take that it showed is gone; Blender may still know
         first = strip.elements[0]
         before = (first.orig_width, first.orig_height) if first.orig_width > 0 else None
-    strips.set_folder(strip, files[0].parent)
-    names = [file.name for file in files]
-    if names != [element.filename for element in strip.elements]:
-        while len(strip.elements) > len(names):
-            strip.elements.pop(len(strip.elements) - 1)
-        for element, name in zip(strip.elements, names, strict=False):
-            element.filename = name
-        for name in names[len(strip.elements) :]:
-            strip.elements.append(name)
+    strips.set_files(strip, files[0].parent, [file.name for file in files])
     if before and now and before != now:
         strip.transform.scale_x *= before[0] / now[0]
         strip.transform.scale_y *= before[1] / now[1]

@@ -141,9 +141,16 @@ def set_folder(strip, folder: Path) -> None:
     strip.directory = path + "/"
 
 
-def read_again(strip) -> None:
-    """Has an image strip read its files again, which were written anew."""
-    strip.directory = strip.directory  # Blender 5 keeps the pictures otherwise
+def set_files(strip, folder: Path, names: Sequence[str]) -> None:
+    """Which files of a folder an image strip shows, one a frame; they are read anew where they were written anew."""
+    while len(strip.elements) > len(names):
+        strip.elements.pop(len(strip.elements) - 1)
+    for element, name in zip(strip.elements, names, strict=False):
+        if element.filename != name:
+            element.filename = name
+    for name in names[len(strip.elements) :]:
+        strip.elements.append(name)
+    set_folder(strip, folder)  # Blender 5 would go on showing a file's old picture without this
 
 
 def place_images(

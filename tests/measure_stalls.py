@@ -1,0 +1,232 @@
+"""How long Blender's main thread stands still for a clip of 240 frames of 512 x 512, and for what.
+
+    .venv-blender/bin/python -m tests.measure_stalls [--frames 240] [--size 512]
+
+Runs in Blender's Python (the bpy module): installs the extension, reads the poses of a rig, and has an engine that is
+nothing but a real process with a real socket send real pictures as fast as it can: 16 previews after each of 20 steps,
+then the frames. Prints the longest turns of the extension's timer and what they did. Where other programs are at work,
+the time that passed is theirs too; "at work" is this thread's alone, without waiting for the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "blender")]
+UNDO = "Blender's undo step"
+STEPS, SKETCHES, PAUSE_S = 20, 16, 0.005
+LIMIT_S = 300
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+def picture(width: int, height: int, seed: int) -> bytes:
+    """A PNG about as large as a real frame: soft shapes and some grain."""
+    from blender_addon.stills import encode_png
+
+    rng = np.random.default_rng(seed)
+    across, down = np.linspace(0, 6, width), np.linspace(0, 6, height)[:, None]
+    soft = np.sin(across * rng.uniform(0.5, 2) + seed) * np.cos(down * rng.uniform(0.5, 2)) * 90 + 128
+    grain = rng.normal(0, 4, (height, width, 3))
+    return encode_png(np.clip(soft[..., None] * rng.uniform(0.5, 1, 3) + grain, 0, 255).astype(np.uint8))
+
+
+def serve() -> None:
+    import fake_engine
+    from fake_engine import p
+
+    class Flood(fake_engine.FakeEngine):
+        async def make(self, connection, job, have):
+            request = self.requests[job]
+            large = [picture(request.width, request.height, seed) for seed in range(8)]
+            small = [picture(request.width // 4, request.height // 4, seed) for seed in range(8)]
+            places = range(0, request.num_frames, max(request.num_frames // SKETCHES, 1))
+            for step in range(STEPS):
+                await connection.send(p.encode(p.Progress(job, "denoise", step, STEPS)))
+                for frame in places:
+                    await connection.send(p.encode(p.Preview(job, step, frame, small[(step + frame) % 8])))
+                await asyncio.sleep(0.05)  # no step is quicker
+            for frame in range(request.frames_out):
+                await connection.send(p.encode(p.FrameReady(job, frame, large[frame % 8])))
+            done = p.Done(job, request.frames_out, (), 12.0, "cpu", "ab" * 32, "free", "flood")
+            await connection.send(p.encode(done))
+
+    fake_engine.FakeEngine = Flood
+    asyncio.run(fake_engine.main())
+
+
+# --- the measuring --------------------------------------------------------------------------------
+
+
+@dataclass
+class Turn:
+    """One of the timer's: seconds that passed, seconds of this thread's work, and what they were spent on."""
+
+    seconds: float
+    work: float
+    parts: list[tuple[str, float]]
+
+    @property
+    def ours(self) -> float:
+        return self.seconds - sum(seconds for name, seconds in self.parts if name == UNDO)
+
+    def __str__(self) -> str:
+        """The parts, those of one name together, the longest first."""
+        sums: dict[str, list[float]] = {}
+        for name, seconds in self.parts:
+            sums.setdefault(name, []).append(seconds)
+        order = sorted(sums.items(), key=lambda item: -sum(item[1]))
+        parts = [
+            f"{name} {sum(each) * 1e3:.1f}" + (f" ({len(each)})" if len(each) > 1 else "")
+            for name, each in order
+            if sum(each) >= 0.0005
+        ]
+        return f"{self.ours * 1e3:5.1f} ms, of which at work {self.work * 1e3:.1f}: {', '.join(parts)}"
+
+
+class Watch:
+    """What each turn was spent on: the calls of some functions, one inside another."""
+
+    def __init__(self):
+        self.turns: list[Turn] = []
+        self._now: list[tuple[str, float]] = []
+
+    def look_at(self, owner, name: str, label: Callable[..., str]) -> None:
+        original = getattr(owner, name)
+
+        def timed(*given, **named):
+            began = time.perf_counter()
+            try:
+                return original(*given, **named)
+            finally:
+                self._now.append((label(*given), time.perf_counter() - began))
+
+        setattr(owner, name, timed)
+
+    def turn(self, tick: Callable[[], object]) -> None:
+        self._now = []
+        began, work = time.perf_counter(), time.thread_time()
+        tick()
+        self.turns.append(Turn(time.perf_counter() - began, time.thread_time() - work, self._now))
+
+
+def measure(frames: int, size: int, shown: int) -> None:
+    import bpy
+
+    from build_extension import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        bpy.ops.wm.read_factory_settings(use_empty=True)
+        bpy.ops.extensions.package_install_files(
+            filepath=str(build(Path(folder))), repo="user_default", enable_on_install=True, overwrite=True
+        )
+    from bl_ext.user_default.musev import live_strip, outlook, session, stack
+    from bl_ext.user_default.musev.engine_link import EngineLink, EngineState
+    from bl_ext.user_default.musev.jobs import JobState
+    from rigs import RIGIFY_METARIG, camera, figure
+
+    scene, current = bpy.context.scene, session.current
+    figure(RIGIFY_METARIG, "Dancer")
+    camera()
+    scene.frame_start, scene.frame_end = 1, frames
+    if hasattr(bpy.context.workspace, "sequencer_scene"):
+        bpy.context.workspace.sequencer_scene = scene
+    settings = scene.musev
+    settings.width = settings.height = size
+    settings.armature = bpy.data.objects["Dancer"]
+    still = Path(tempfile.mkdtemp(prefix="musev-stalls-")) / "still.png"
+    still.write_bytes(picture(2 * size, 2 * size, 0))
+    settings.still_image = bpy.data.images.load(str(still))
+    preferences = bpy.context.preferences.addons["bl_ext.user_default.musev"].preferences
+    preferences.engine_command = f'"{sys.executable}" "{__file__}" --serve'
+    preferences.output_folder = tempfile.mkdtemp(prefix="musev-stalls-")
+    bpy.ops.musev.engine_start()
+
+    watch = Watch()
+    watch.look_at(EngineLink, "pump", lambda *_: "socket")
+    watch.look_at(session.Session, "_take_event", lambda _, event: type(event).__name__)
+    watch.look_at(session.Session, "_advance", lambda _, job, *__: job.phase or job.state.value)
+    watch.look_at(live_strip.LiveStrips, "_place", lambda *_: "live strip placed")
+    watch.look_at(live_strip.LiveStrips, "_refresh", lambda *_: "live strip read again")
+    watch.look_at(live_strip.LiveFrames, "advance", lambda *_: "live frames")
+    watch.look_at(stack, "place", lambda *_: "take placed")
+    watch.look_at(session, "push_undo", lambda *_: UNDO)
+
+    deadline = time.monotonic() + LIMIT_S
+
+    def until(condition: Callable[[], object]) -> None:
+        while not condition():
+            watch.turn(current.tick)
+            time.sleep(PAUSE_S)
+            if time.monotonic() > deadline:
+                raise SystemExit(f"not done after {LIMIT_S} s: {current.jobs} {current.engine.problem}")
+
+    until(lambda: current.engine.state is EngineState.ON)
+    began = time.perf_counter()
+    if not bpy.ops.musev.generate.poll():
+        raise SystemExit(f"Generate can't be pressed: {outlook.why_not(bpy.context)}")
+    bpy.ops.musev.generate()
+    pressed = time.perf_counter() - began
+    job = current.jobs[-1]
+    until(lambda: job.ended)
+    until(lambda: not current.live.busy)
+    if job.state is not JobState.DONE:
+        raise SystemExit(f"the clip ended as {job.state.value}: {job.problem}")
+    bpy.ops.musev.engine_stop()
+    while current.busy:
+        current.tick()
+
+    print(f"\nBlender {bpy.app.version_string}, {frames} frames of {size} x {size}: {len(watch.turns)} turns")
+    print(f"Generate pressed: {pressed * 1e3:.1f} ms")
+    watch.turns.sort(key=lambda turn: -turn.ours)
+    for turn in watch.turns[:shown]:
+        print(f"  {turn}")
+    undo = [seconds for turn in watch.turns for name, seconds in turn.parts if name == UNDO]
+    print(f"{UNDO}: {max(undo, default=0) * 1e3:.1f} ms")
+    long = [sum(turn.ours > limit for turn in watch.turns) for limit in (0.008, 0.016)]
+    busiest = max(turn.work for turn in watch.turns)
+    print(f"{long[0]} turns above 8 ms, {long[1]} above 16 ms; the most work in one: {busiest * 1e3:.1f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--frames", type=int, default=240)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--turns", type=int, default=5, help="of the longest ones are printed")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    asked, rest = parser.parse_known_args()
+    if asked.serve:
+        sys.argv[1:] = rest
+        serve()
+        return
+    os.environ["BLENDER_USER_RESOURCES"] = tempfile.mkdtemp(prefix="musev-stalls-user-")  # before bpy comes
+    status = 1
+    try:
+        measure(asked.frames, asked.size, asked.turns)
+        status = 0
+    except SystemExit as end:
+        print(end, file=sys.stderr)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # some releases of bpy hang in the interpreter's own exit
+
+
+if __name__ == "__main__":
+    main()
