@@ -14,7 +14,10 @@ def _modules() -> tuple:
         draft,
         licences,
         live_picture,
+        lora_panel,
+        loras,
         menus,
+        model_add,
         models,
         models_panel,
         operators,
@@ -44,9 +47,11 @@ def _modules() -> tuple:
     from .rig import characters, characters_panel, occlusion, overlay, views
 
     return (
-        translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, stack, props, operators,
+        translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, loras, stack, props,
+        operators,
         stale_badge, stale_watch,
-        compare, live_picture, ui, prompt_panel, models, alignment, source_panel, characters_panel, panel, remedies,
+        compare, live_picture, ui, prompt_panel, lora_panel, models, model_add, alignment, source_panel,
+        characters_panel, panel, remedies,
         scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, pin_verbs, shot_verbs, sheet_verbs,
         models_panel, diagnostics, licences, presets, strip_verbs, menus, session,
     )  # fmt: skip

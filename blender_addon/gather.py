@@ -14,7 +14,20 @@ from pathlib import Path
 
 import bpy
 
-from . import draft, origins, pins, prompt_track, session, sources, stack, stills, strips, takes, timing
+from . import (
+    draft,
+    loras,
+    origins,
+    pins,
+    prompt_track,
+    session,
+    sources,
+    stack,
+    stills,
+    strips,
+    takes,
+    timing,
+)
 from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
@@ -158,6 +171,12 @@ def check_controls(rendered: Sequence[renders.RenderCapture], read: Sequence[sou
             )
 
 
+def check_extras(settings: MusevSettings) -> None:
+    """Raises SettingsError where the engine has told that it lacks what is to be added to the model."""
+    if why := loras.missing(settings.extras):
+        raise SettingsError(why)
+
+
 def takes_root(prefs: MusevPreferences) -> Path:
     """The folder that clips go to. Raises SettingsError while there is none."""
     if bpy.data.filepath:
@@ -222,6 +241,7 @@ def request(
         still=still, poses=TO_COME if mode == "pose" else None, source=(TO_COME,) if mode == "video" else (),
         posealign="auto" if mode == "pose" and settings.posealign else "off",
         prompts=prompt_track.read(settings.id_data, settings.prompt_track, when).spans,
+        **loras.asked(settings.extras),
     )  # fmt: skip
     is_draft = settings.draft.use and may_be_draft and result == "clip"
     return draft.of(whole, settings.draft) if is_draft else whole
@@ -259,6 +279,7 @@ def clip_job(
     rendered = renders.captures(scene, settings, when.times, *size) if result == "clip" else []
     read = sources.captures(scene, settings.source, when.times, *size) if mode == "video" else []
     check_controls(rendered, read)
+    check_extras(settings)
     if mode == "video":
         captures += read
         about["source"] = read[0].told()

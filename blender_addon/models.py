@@ -1,4 +1,4 @@
-"""The verbs on the engine's models, download, verify, remove; and the list of them that Blender draws.
+"""The verbs on the engine's models, download, verify, remove, cancel; and the list of them that Blender draws.
 
 The engine does all of it, and tells; what it told lies in `session.current.shelf`. The list that Blender draws is a
 copy of it in the window manager, made anew whenever that changes.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty, CollectionProperty, IntProperty, StringProperty
 
-from . import session, shelf
+from . import loras, session, shelf
 from .gather import SettingsError
-from .protocol import CancelModel, DownloadModel, RemoveModel, ShelfModel, VerifyModel
+from .protocol import DownloadModel, RemoveModel, ShelfModel, VerifyModel
 from .translations import tr
 from .ui import draw_text
 from .verbs import Verb, no_engine, refusable
@@ -147,28 +147,47 @@ class MUSEV_OT_model_remove(ModelOperator, bpy.types.Operator):
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         model = self.known(context)
         self.model = model.id
-        size = shelf.size_text(model.size_bytes)
-        message = tr("{model}, {size}, is deleted. It can be downloaded again.", model=model.id, size=size)
+        message = removal(model)
         return context.window_manager.invoke_confirm(
             self, event, title=tr("Remove Model"), message=message, confirm_text=tr("Remove"), icon="WARNING"
         )
 
 
+def removal(model: ShelfModel) -> str:
+    """What removing a model means, told before it is done."""
+    size = shelf.size_text(model.size_bytes)
+    if model.added:
+        said = tr("{model}, {size}, is deleted. Only its file can bring it back.", model=model.id, size=size)
+    else:
+        said = tr("{model}, {size}, is deleted. It can be downloaded again.", model=model.id, size=size)
+    if users := loras.users(model.id):
+        said += " " + tr("The next clip of {scenes} is to be made with it.", scenes=", ".join(users))
+    return said
+
+
 class MUSEV_OT_model_cancel(ModelOperator, bpy.types.Operator):
     bl_idname = "musev.model_cancel"
     bl_label = "Cancel Model"
-    bl_description = "Stop what is being done with this model; a download goes on from there the next time"
+    bl_description = (
+        "Stop what is being done with this model; a download goes on from there the next time. Of a file that was not "
+        "taken: put the message away"
+    )
 
-    def word(self, model: ShelfModel) -> CancelModel:
-        if session.current.shelf.working(model.id) is None:
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        id, known = self.model or chosen(context), session.current.shelf
+        if known.working(id) is not None:
+            session.current.engine.client.cancel_model(id)
+        elif id not in known.newcomers or not known.put_away(id):
             raise SettingsError(
-                tr("Nothing is being done with the model '{id}'; there is nothing to cancel.", id=model.id)
+                tr("Nothing is being done with the model '{id}'; there is nothing to cancel.", id=id)
             )
-        return CancelModel(model.id)
 
 
 def why_no_download(model: ShelfModel) -> str:
     """Why this model can't be downloaded now, with the remedy; "" where it can."""
+    if model.added:
+        return tr("The model '{model}' was added by a file, and that is gone; add it again.", model=model.id)
     if model.installed:
         return tr("The model '{model}' is installed already; verify it, or remove it first.", model=model.id)
     if not bpy.app.online_access:
@@ -212,7 +231,7 @@ def fill(known: shelf.Shelf) -> None:
     for model in known.models.values():
         row = manager.musev_models.add()
         row.name = model.id
-        row.words = f"{role_text(model)} {model.id} {model.title} {model.licence}"
+        row.words = f"{role_text(model)} {model.id} {model.title} {model.licence} {model.trigger}"
     ids = list(known.models)
     manager.musev_model_index = ids.index(was) if was in ids else 0
 

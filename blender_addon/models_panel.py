@@ -74,8 +74,33 @@ def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     layout.template_list(
         "MUSEV_UL_models", "", manager, "musev_models", manager, "musev_model_index", rows=8, maxrows=12
     )
+    layout.operator("musev.model_add", text="Add File...", icon="FILEBROWSER")
+    for id in current.shelf.newcomers:
+        draw_newcomer(layout.box(), id, width)
     if model := current.shelf.models.get(models.chosen(context)):
         draw_model(layout.box(), model, width)
+
+
+def draw_newcomer(layout: bpy.types.UILayout, id: str, width: int) -> None:
+    """A file on its way to the engine, or why it was not taken."""
+    now, problem = session.current.shelf.working(id), session.current.shelf.problem(id)
+    if now is not None:
+        draw_progress(layout, now)
+        return
+    row = layout.row()
+    row.label(text=tr("{id} was not added", id=id), icon="ERROR")
+    row.operator("musev.model_cancel", text="", icon="X").model = id
+    column = layout.column()
+    column.alert = True
+    draw_text(column, str(problem), width)
+
+
+def draw_progress(layout: bpy.types.UILayout, now: ModelProgress) -> None:
+    row = layout.row()
+    done = min(now.done_bytes / now.total_bytes, 1.0) if now.total_bytes else 0.0
+    what = now.id if now.action == "add" else now.file
+    row.progress(factor=done, text=f"{progress_text(now)} {what}".strip())
+    row.operator("musev.model_cancel", text="", icon="X").model = now.id
 
 
 def draw_model(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> None:
@@ -87,13 +112,14 @@ def draw_model(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> Non
     draw_text(layout, model.title, width)
     models.draw_licence(layout, model, width)
     if now := known.working(model.id):
-        row = layout.row()
-        done = min(now.done_bytes / now.total_bytes, 1.0) if now.total_bytes else 0.0
-        row.progress(factor=done, text=f"{progress_text(now)} {now.file}".strip())
-        row.operator("musev.model_cancel", text="", icon="X").model = model.id
+        draw_progress(layout, now)
         return
+    if model.trigger:
+        draw_text(layout, tr("Say in the prompt: {words}", words=model.trigger), width, "TEXT")
     row = layout.row()
-    if not model.installed:
+    if model.added and not model.installed:
+        draw_text(row, tr("Its file is gone; add it again."), width, "ERROR")
+    elif not model.installed:
         row.operator("musev.model_download", text="Download", icon="IMPORT").model = model.id
     else:
         row.operator("musev.model_verify", text="Verify", icon="VIEWZOOM").model = model.id

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import bpy
 
-from . import gather, session, sources, stack, strips, timing
+from . import gather, loras, session, sources, stack, strips, timing
 from .clip_folder import is_research_only
 from .engine_link import EngineState
 from .gather import TO_COME, SettingsError
@@ -46,6 +46,7 @@ def why_not(context: bpy.types.Context) -> str:
         request_of(scene, scene.musev)
         gather.takes_root(preferences(context))
         check_model(scene.musev.model)
+        gather.check_extras(scene.musev)
     except gather.REFUSALS as problem:
         return str(problem)
     return ""
@@ -67,7 +68,7 @@ def outlook(scene: bpy.types.Scene) -> Outlook:
         said[0:2] = [" ".join(said[0:2])]
     if estimate is not None:
         said.append(_time(estimate, settings.variations))
-    if research_only(settings.model):
+    if any(is_research_only(each) for each in (_licence(settings.model), *loras.licences(settings.extras))):
         said.append("research-only weights")
     needed, free = (estimate.memory_mb, estimate.free_memory_mb) if estimate else (0.0, None)
     if free is None or needed <= free:

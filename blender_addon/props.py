@@ -18,6 +18,7 @@ from bpy.props import (
 
 from . import session
 from .draft import MusevDraftSettings
+from .loras import MusevExtraSettings
 from .prompt_track import MusevPromptSettings
 from .protocol import ClipRequest, Menus
 from .render.settings import MusevRenderSettings
@@ -186,6 +187,11 @@ class MusevSettings(bpy.types.PropertyGroup):
     )
     draft: PointerProperty(
         name="Draft", description="A smaller clip first, in fewer steps", type=MusevDraftSettings
+    )
+    extras: PointerProperty(
+        name="Beside the Model",
+        description="LoRAs and other parts that the clip is made with",
+        type=MusevExtraSettings,
     )
     occlusion: PointerProperty(
         name="Hidden Points", description="What becomes of points that the camera does not see",

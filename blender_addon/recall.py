@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import bpy
 
-from . import draft
+from . import draft, loras
 from .clip_folder import Take
 from .props import MusevSettings
 from .protocol import ClipRequest
@@ -28,7 +28,7 @@ CONTROLS = {
 ELSEWHERE = {
     "mode", "result", "num_frames", "fps", "output_frames", "output_fps", "still", "poses", "posealign", "source",
     "source_strength", "controls", "mask", "pins",
-    "prompts", "noise_width", "noise_height",
+    "prompts", "noise_width", "noise_height", "loras", "vae", "ip_adapter",
 }  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def recall(settings: MusevSettings, take: Take) -> list[str]:
     for setting, name in DIRECT.items():
         _set(settings, setting, request.get(name), left)
     _draft(settings, request, inputs.get(draft.KEY), left)
+    _extras(settings.extras, request, left)
     if request.get("prompts"):
         track = f"{len(request['prompts'])} prompts lay on the prompt track; what lies there now stays"
         left.append(Aside(track))
@@ -86,6 +87,17 @@ def _draft(settings: MusevSettings, request: dict, whole, left: list[str]) -> No
     _set(settings.draft, "steps", request.get("num_inference_steps"), left)
     if settings.width:
         settings.draft.share = request.get("width", settings.width) / settings.width
+
+
+def _extras(extras: loras.MusevExtraSettings, request: dict, left: list[str]) -> None:
+    """What the take's model had beside it. What the engine hasn't got now is set too, and told where it is drawn."""
+    extras.loras.clear()
+    for each in request.get("loras") or ():
+        if isinstance(each, dict) and isinstance(each.get("name"), str):
+            item = loras.add(extras, each["name"])
+            _set(item, "weight", each.get("weight", 1.0), left)
+    for name in ("vae", "ip_adapter"):
+        _set(extras, name, request.get(name) or "", left)
 
 
 def _rates(settings: MusevSettings, rates, left: list[str]) -> None:

@@ -62,6 +62,26 @@ class Shelf:
                 return
         self.changes += 1
 
+    def put_away(self, id: str) -> bool:
+        """Forgets why something that was wanted of a model did not come about; whether there was anything to forget."""
+        now = self.work.get(id)
+        ended = now is not None and now.state in ENDED
+        if ended:
+            del self.work[id]
+        known = self.refused.pop(id, None) is not None or ended
+        self.changes += known
+        return known
+
+    @property
+    def newcomers(self) -> list[str]:
+        """The ids of files that are on their way to the engine, or that it did not take."""
+        coming = [
+            id
+            for id, now in self.work.items()
+            if now.action == "add" and now.state not in ("done", "cancelled")
+        ]
+        return [id for id in dict.fromkeys((*coming, *self.refused)) if id not in self.models]
+
     def working(self, id: str) -> ModelProgress | None:
         """What is being done with a model, or waits to be done; None where nothing is."""
         now = self.work.get(id)

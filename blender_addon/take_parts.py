@@ -124,8 +124,12 @@ def note_model(memo: Memo, take: Take) -> None:
 
 
 def model_key(request: dict) -> tuple:
-    """What the sum of a model's files depends on."""
-    return str(request.get("model")), str(request.get("loras", ()))
+    """What the sum of a model's files depends on: what is added to it, ControlNets, and words with learned vectors in
+    the prompts."""
+    names = ("model", "loras", "vae", "ip_adapter", "prompt", "negative_prompt", "prompts")
+    controls = request.get("controls") or ()
+    nets = sorted(str(each.get("name")) for each in controls if isinstance(each, dict))
+    return *(str(request.get(name) or "") for name in names), *nets
 
 
 def concerns(scene: bpy.types.Scene, part: Part, shown_at: int | None = None) -> bool:
