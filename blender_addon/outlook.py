@@ -12,12 +12,13 @@ import bpy
 
 from . import gather, loras, session, sources, stack, strips, timing
 from .clip_folder import is_research_only
-from .engine_link import EngineState
 from .gather import TO_COME, SettingsError
 from .props import MusevSettings, preferences
 from .protocol import ClipRequest, Control, Estimate, Remedy
 from .render import settings as renders
 from .rig.cast import stage
+from .translations import tr
+from .verbs import no_engine, no_scene
 
 SETTING = {  # of a request's field that a remedy changes
     "width": "width", "height": "height", "num_inference_steps": "steps", "context_frames": "context_frames",
@@ -37,11 +38,9 @@ class Outlook:
 
 def why_not(context: bpy.types.Context) -> str:
     """Why Generate can't be pressed, with the remedy; "" if it can. What only reading shows comes later."""
+    if why := no_scene(context) or no_engine():
+        return why
     scene = strips.shown_scene(context)
-    if scene is None:
-        return "The sequencer shows no scene; choose one in its header"
-    if session.current.engine.state is not EngineState.ON:
-        return f"The engine is {session.current.engine.state.value}; press Start Engine first"
     try:
         request_of(scene, scene.musev)
         gather.takes_root(preferences(context))
@@ -57,25 +56,29 @@ def outlook(scene: bpy.types.Scene) -> Outlook:
     settings: MusevSettings = scene.musev
     request, when = request_of(scene, settings), gather.clip_plan(scene, settings)
     estimate = session.current.forecast.look(request)
-    frames = when.output_frames
-    said = [
-        f"{frames} frame{'s' * (frames != 1)}",
-        _where(scene, settings, when),
-        f"{float(when.output_fps):.5g} fps",
-    ]
-    if settings.variations > 1:
-        said.insert(0, f"{settings.variations} takes with seeds from {settings.seed}, each of")
-        said[0:2] = [" ".join(said[0:2])]
+    frames, count = when.output_frames, settings.variations
+    what = tr("1 frame") if frames == 1 else tr("{count} frames", count=frames)
+    if count > 1:
+        what = tr(
+            "{count} takes with seeds from {seed}, each of {frames}",
+            count=count,
+            seed=settings.seed,
+            frames=what,
+        )
+    said = [what, _where(scene, settings, when), tr("{fps:.5g} fps", fps=float(when.output_fps))]
     if estimate is not None:
         said.append(_time(estimate, settings.variations))
     if any(is_research_only(each) for each in (_licence(settings.model), *loras.licences(settings.extras))):
-        said.append("research-only weights")
+        said.append(tr("research-only weights"))
     needed, free = (estimate.memory_mb, estimate.free_memory_mb) if estimate else (0.0, None)
     if free is None or needed <= free:
         return Outlook(", ".join(said))
-    tight = (
-        f"It needs about {needed / 1024:.1f} GiB of memory, and {free / 1024:.1f} GiB are free"
-        f"{' on ' + estimate.device if estimate.device else ''}."
+    where = tr(" on {device}", device=estimate.device) if estimate.device else ""
+    tight = tr(
+        "It needs about {needed:.1f} GiB of memory, and {free:.1f} GiB are free{where}.",
+        needed=needed / 1024,
+        free=free / 1024,
+        where=where,
     )
     return Outlook(", ".join(said), tight, estimate.remedies)
 
@@ -134,15 +137,18 @@ def _where(scene: bpy.types.Scene, settings: MusevSettings, when: timing.Plan) -
     if not settings.new_strip:
         strip = stack.joined(scene, when.start, when.output_frames, gather.clip_title(settings))
         if strip is not None:
-            return f"one more take of the strip on channel {strip.channel}"
+            return tr("one more take of the strip on channel {channel}", channel=strip.channel)
     channel = strips.first_free_channel(scene, when.start, when.start + when.output_frames)
-    return f"1 strip on channel {channel}"
+    return tr("1 strip on channel {channel}", channel=channel)
 
 
 def _time(estimate: Estimate, variations: int) -> str:
-    about = "about" if estimate.num_jobs_known else "roughly"  # a guess, until a clip was made
-    said = f"{about} {duration(estimate.seconds * max(variations, 1))}"
-    return said + (f" after {duration(estimate.wait_s)} of waiting" if estimate.wait_s >= 1 else "")
+    time = duration(estimate.seconds * max(variations, 1))
+    known = estimate.num_jobs_known > 0  # else it is a guess, until a clip was made
+    said = tr("about {time}", time=time) if known else tr("roughly {time}", time=time)
+    return said + (
+        tr(" after {time} of waiting", time=duration(estimate.wait_s)) if estimate.wait_s >= 1 else ""
+    )
 
 
 def duration(seconds: float) -> str:
@@ -171,5 +177,9 @@ def check_model(name: str) -> None:
     there = [each.name for each in _models() if each.installed]
     if there and name not in there:
         raise SettingsError(
-            f"The engine has no model '{name}' (it has: {', '.join(there)}); choose one of these, or download it."
+            tr(
+                "The engine has no model '{model}' (it has: {models}); choose one of these, or download it.",
+                model=name,
+                models=", ".join(there),
+            )
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import bpy
 
 from .captures import CaptureError
+from .translations import tr
 
 MARK = "musev_copy"  # custom property of every data-block that is ours
 BLOCKS = ("scenes", "objects", "cameras", "materials", "node_groups", "actions")
@@ -50,7 +51,9 @@ class SceneCopy:
             return found
         original = bpy.data.scenes.get(self.scene)
         if original is None:
-            raise CaptureError(f"Scene '{self.scene}' is no longer in this file; generate again.")
+            raise CaptureError(
+                tr("Scene '{scene}' is no longer in this file; generate again.", scene=self.scene)
+            )
         self._had_result = _render_result() is not None
         _live.add(self.token)
         copy = self.mark(original.copy())
@@ -97,8 +100,12 @@ class SceneCopy:
                     bpy.ops.render.render(write_still=True)
         except RuntimeError as error:  # what Blender reports: no camera, no memory, …
             raise CaptureError(
-                f"Blender could not render scene '{self.scene}' ({str(error).strip()}); render a frame of it "
-                "yourself to see why."
+                tr(
+                    "Blender could not render scene '{scene}' ({why}); render a frame of it yourself to "
+                    "see why.",
+                    scene=self.scene,
+                    why=str(error).strip(),
+                )
             ) from None
         return not in_job
 

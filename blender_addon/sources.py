@@ -14,6 +14,7 @@ from bpy.props import EnumProperty, FloatProperty, StringProperty
 from . import session, strips
 from .protocol import ClipRequest, Control
 from .strip_capture import Choice, SourceError, StillCapture, StripCapture, nearest_frames
+from .translations import tr
 
 CHOICES = (
     ("SELECTED", "Selected Strips", "The selected strips and what they need, as if nothing else were there"),
@@ -86,7 +87,10 @@ def chosen(scene: bpy.types.Scene, choice: str, name: str = "") -> Choice:
         return Choice(scene.name, None, meta)
     if all(strips.is_sound(strip) for strip in wanted):
         raise SourceError(
-            f"'{wanted[0].name}' is a sound strip and shows nothing; choose a strip with pictures."
+            tr(
+                "'{strip}' is a sound strip and shows nothing; choose a strip with pictures.",
+                strip=wanted[0].name,
+            )
         )
     return Choice(scene.name, frozenset(strips.with_inputs(level, (strip.name for strip in wanted))), meta)
 
@@ -109,18 +113,28 @@ def check(scene: bpy.types.Scene, choice: Choice, frames: Sequence[int]) -> None
     ]  # fmt: skip
     if endless := strips.shows_itself(scene, wanted):
         raise SourceError(
-            f"Scene strip '{endless}' shows the scene that it lies in, and so itself without end; leave it out, or "
-            "give it another scene."
+            tr(
+                "Scene strip '{strip}' shows the scene that it lies in, and so itself without end; "
+                "leave it out, or give it another scene.",
+                strip=endless,
+            )
         )
     if missing := strips.missing_media(scene, wanted):
         raise SourceError(
-            f"Media are missing: {'; '.join(missing)}. Bring the files back (File, External Data, Find Missing "
-            "Files), or mute the strip."
+            tr(
+                "Media are missing: {media}. Bring the files back (File, External Data, Find Missing "
+                "Files), or mute the strip.",
+                media="; ".join(missing),
+            )
         )
     if empty_frames(scene, choice, frames) == len(frames):
         raise SourceError(
-            f"Nothing is shown at any of the frames {first} to {last}: the chosen strips lie elsewhere, are muted, "
-            "or have no picture. Choose others, or another range."
+            tr(
+                "Nothing is shown at any of the frames {first} to {last}: the chosen strips lie "
+                "elsewhere, are muted, or have no picture. Choose others, or another range.",
+                first=first,
+                last=last,
+            )
         )
 
 

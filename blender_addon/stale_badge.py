@@ -35,7 +35,11 @@ class MUSEV_OT_take_check(TakeOperator, bpy.types.Operator):
         take, start = self.chosen(strip), strips.content(strip)[0]
         if not take_parts.parts(take):
             raise takes.TakeError(
-                f"{take.name} does not tell what it was made from, so there is nothing to compare; generate it again."
+                tr(
+                    "{take} does not tell what it was made from, so there is nothing to compare; generate it "
+                    "again.",
+                    take=take.name,
+                )
             )
         target = stale_watch.Target(scene.name, take.folder, start, True)
         if not (self.wait or bpy.app.background):

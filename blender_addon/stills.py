@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import bpy
 import numpy as np
 
+from .translations import tr
+
 MAX_PIXELS = 8192 * 8192
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -29,14 +31,25 @@ def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:
     """
     columns, rows = image.size
     if image.type in ("RENDER_RESULT", "COMPOSITING"):
-        raise StillError(f"'{image.name}' can't be read directly; save it as a file and choose that.")
+        raise StillError(
+            tr("'{image}' can't be read directly; save it as a file and choose that.", image=image.name)
+        )
     if columns * rows == 0:
         raise StillError(
-            f"The still '{image.name}' can't be read ({image.filepath or 'no file'}); choose a picture file."
+            tr(
+                "The still '{image}' can't be read ({filepath}); choose a picture file.",
+                image=image.name,
+                filepath=image.filepath or "no file",
+            )
         )
     if columns * rows > MAX_PIXELS:
         raise StillError(
-            f"The still '{image.name}' has {columns} x {rows} pixels; scale it below 8192 x 8192."
+            tr(
+                "The still '{image}' has {columns} x {rows} pixels; scale it below 8192 x 8192.",
+                image=image.name,
+                columns=columns,
+                rows=rows,
+            )
         )
     pixels = np.empty(columns * rows * image.channels, np.float32)
     image.pixels.foreach_get(pixels)

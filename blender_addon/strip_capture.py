@@ -24,6 +24,7 @@ from .captures import CaptureError, picture_blobs
 from .protocol import ClipRequest, Control, blob_sha256
 from .scene_copy import SceneCopy
 from .stills import cover, png_pieces
+from .translations import tr
 
 BAND = 64  # rows of a clip's picture that are made at a time
 TARGA_HEADER = 18  # bytes; what follows is rows of blue, green, red from the lowest up
@@ -180,7 +181,10 @@ class StripCapture:
                 path.unlink(missing_ok=True)
             elif not path.exists():
                 raise SourceError(
-                    f"The render of the strips was stopped at frame {frame} (Esc does that); generate again."
+                    tr(
+                        "The render of the strips was stopped at frame {frame} (Esc does that); generate again.",
+                        frame=frame,
+                    )
                 )
         self.rendered += 1
 
@@ -193,7 +197,13 @@ class StripCapture:
             if slot is not None:
                 animation.action_slot = animation.action.slots[slot.identifier]
         if gone := self.choice.gone(scene):
-            raise SourceError(f"Strip '{gone}' is no longer in scene '{self.choice.scene}'; generate again.")
+            raise SourceError(
+                tr(
+                    "Strip '{strip}' is no longer in scene '{scene}'; generate again.",
+                    strip=gone,
+                    scene=self.choice.scene,
+                )
+            )
         last = max(nearest_frames(self.times))
         strips.keep_only(scene, self.choice.names, self.choice.meta, last)
         if self.choice.names is None:  # what is only half made isn't among what is shown
@@ -234,6 +244,12 @@ def read_targa(path: Path) -> np.ndarray:
     width, height = (int(raw[at]) + 256 * int(raw[at + 1]) for at in (12, 14)) if raw.size > 18 else (0, 0)
     end = TARGA_HEADER + width * height * 3
     if not width * height or raw.size < end or raw[2] != 2 or raw[16] != 24:
-        raise SourceError(f"Blender wrote no whole picture to {path} ({raw.size} bytes); is the disk full?")
+        raise SourceError(
+            tr(
+                "Blender wrote no whole picture to {path} ({size} bytes); is the disk full?",
+                path=path,
+                size=raw.size,
+            )
+        )
     pixels = raw[TARGA_HEADER:end].reshape(height, width, 3)
     return pixels[::-1, :, ::-1]

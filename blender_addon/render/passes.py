@@ -22,6 +22,7 @@ import numpy as np
 from ..captures import picture_blobs
 from ..protocol import ClipRequest, Control
 from ..stills import png_pieces, png_size
+from ..translations import tr
 from . import cache, pictures, setups
 from .cache import DepthPacker, Record, Store
 from .exr import Exr
@@ -191,8 +192,11 @@ class RenderCapture:
         png = path.read_bytes()
         if png_size(png) != (self.width, self.height):
             raise RenderError(
-                f"The plain render is {png_size(png)} in size, not {(self.width, self.height)}; look whether the "
-                "compositor scales it."
+                tr(
+                    "The plain render is {size} in size, not {asked}; look whether the compositor scales it.",
+                    size=png_size(png),
+                    asked=(self.width, self.height),
+                )
             )
         self.pngs.setdefault("source", []).append(png)
         self.done += 1
@@ -216,8 +220,13 @@ class RenderCapture:
             return None
         if not path.exists():
             raise RenderError(
-                f"The render of frame {self.times[self.done % len(self.times)]:g} of scene '{self.scene}' was "
-                f"cancelled, or its file could not be written to {self._folder}; generate again."
+                tr(
+                    "The render of frame {frame:g} of scene '{scene}' was cancelled, or its file could not "
+                    "be written to {folder}; generate again.",
+                    frame=self.times[self.done % len(self.times)],
+                    scene=self.scene,
+                    folder=self._folder,
+                )
             )
         return path
 
@@ -274,7 +283,11 @@ class RenderCapture:
                     self.store.put(self._key, record)
                 except OSError as error:
                     raise RenderError(
-                        f"A rendered frame can't be kept in {self.store.folder}: {error}"
+                        tr(
+                            "A rendered frame can't be kept in {folder}: {error}",
+                            folder=self.store.folder,
+                            error=error,
+                        )
                     ) from error
         if self._wants("depth"):
             # The pictures are in `pngs`, and of the depths there may be thousands.

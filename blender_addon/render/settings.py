@@ -10,6 +10,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, PointerProperty
 
 from ..protocol import ClipRequest, Control
 from ..rig.characters import armatures
+from ..translations import tr
 from .cache import Store
 from .passes import RenderCapture, Wanted
 from .stage import RenderError
@@ -81,8 +82,13 @@ def wanted(settings: bpy.types.PropertyGroup) -> Wanted:
     for name, control in chosen:
         if control.start >= control.end:
             raise RenderError(
-                f"{name} would act from {control.start:g} to {control.end:g} of the denoising, which is never; set "
-                "an end after its start."
+                tr(
+                    "{name} would act from {start:g} to {end:g} of the denoising, which is never; set an end "
+                    "after its start.",
+                    name=name,
+                    start=control.start,
+                    end=control.end,
+                )
             )
     controls = tuple(Control(name, (), False, c.scale, c.start, c.end) for name, c in chosen)
     source = render.use_source and settings.mode == "pose"
@@ -98,7 +104,7 @@ def masked(settings: bpy.types.PropertyGroup) -> tuple[str, ...]:
     """The armatures whose characters stay opaque. Raises RenderError where there is none."""
     if not (rigs := armatures(settings)):
         raise RenderError(
-            "No character is chosen to be opaque; choose an armature, or turn Characters Alone off."
+            tr("No character is chosen to be opaque; choose an armature, or turn Characters Alone off.")
         )
     return tuple(rig.name for rig in rigs)
 
@@ -128,7 +134,7 @@ def stage_scene(scene: bpy.types.Scene, settings: bpy.types.PropertyGroup) -> bp
             return found
     found = next((s for s in (scene, *bpy.data.scenes) if s.camera is not None), None)
     if found is None:
-        raise RenderError("No scene of this file has a camera to render from; add one, or choose one.")
+        raise RenderError(tr("No scene of this file has a camera to render from; add one, or choose one."))
     return found
 
 

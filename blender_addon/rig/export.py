@@ -19,6 +19,7 @@ import numpy as np
 from .. import session, stills, strips, takes
 from ..captures import CaptureError
 from ..jobs import JobState
+from ..translations import tr
 from .drawing import MIN_VISIBILITY, paint, shapes
 from .pose import PoseCapture
 from .skeleton import PARTS
@@ -168,7 +169,13 @@ class PoseExport:
         """Puts the pictures on the timeline as one strip, in one undo step. Raises StripError."""
         scene = bpy.data.scenes.get(self.strip.scene)
         if scene is None:
-            raise strips.StripError(f"Scene '{self.strip.scene}' is gone; the pictures lie in {self.folder}.")
+            raise strips.StripError(
+                tr(
+                    "Scene '{scene}' is gone; the pictures lie in {folder}.",
+                    scene=self.strip.scene,
+                    folder=self.folder,
+                )
+            )
         files = [self.picture_file(picture) for picture in self.strip.order]
         strips.place_images(scene, self.strip.name, files, self.strip.start)
         windows = bpy.context.window_manager.windows

@@ -16,6 +16,7 @@ import numpy as np
 from mathutils import Matrix
 
 from ..protocol import POINTS, ClipRequest, PoseTrack, blob_sha256
+from ..translations import tr
 from .camera import Matrices, PoseError, Sights, cut, picture_matrix, project
 from .face_mesh import Reader
 from .occlusion import Occlusion
@@ -69,7 +70,11 @@ class Recording:
         row_of = {name: row for row, name in enumerate(self.names)}
         if gone := [name for name in person.bones if name not in row_of]:
             raise PoseError(
-                f"Armature '{person.armature}' has lost the bone {', '.join(gone)}; generate again."
+                tr(
+                    "Armature '{armature}' has lost the bone {bones}; generate again.",
+                    armature=person.armature,
+                    bones=", ".join(gone),
+                )
             )
         self.rows = np.array([row_of[name] for name in person.bones], int)[person.rows]
         self.bones: list[np.ndarray] = []  # every bone's matrix in the armature's space
@@ -175,10 +180,10 @@ def keypoints(
     """
     capture = PoseCapture(scene.name, tuple(people), camera, width, height, tuple(times))
     if not capture.times:
-        raise PoseError("0 frames to read a pose from; choose a range of at least 1 frame.")
+        raise PoseError(tr("0 frames to read a pose from; choose a range of at least 1 frame."))
     while not capture.advance(float("inf")):
         if bpy.app.is_job_running("RENDER"):
-            raise PoseError("A render is running and steps through the frames itself; wait for its end.")
+            raise PoseError(tr("A render is running and steps through the frames itself; wait for its end."))
     return np.stack(capture.read)
 
 
@@ -227,7 +232,9 @@ class PoseCapture:
             return False
         scene = bpy.data.scenes.get(self.scene)
         if scene is None:
-            raise PoseError(f"Scene '{self.scene}' is no longer in this file; generate again.")
+            raise PoseError(
+                tr("Scene '{scene}' is no longer in this file; generate again.", scene=self.scene)
+            )
         now = time.perf_counter()
         deadline = now + PART_OF_TICK * (deadline - now)
         if self.sights and len(self.sights) >= BATCH:  # at the start, where its time is counted in
