@@ -95,6 +95,18 @@ def engine(empty_scene):
     pump(lambda: not link.busy)
 
 
+@pytest.fixture
+def told(engine):
+    """The same, and waits for its models: `told("offline")` gives the session."""
+
+    def start(behaviour: str = "work"):
+        current = engine(behaviour)
+        pump(lambda: current.shelf.models)
+        return current
+
+    return start
+
+
 def pump(condition, limit_s: float = 30.0) -> None:
     """Calls the session's tick, as Blender's timer would, until the condition holds. Fails after a while."""
     from bl_ext.user_default.musev import session

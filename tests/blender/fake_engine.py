@@ -30,13 +30,17 @@ ABSENT = p.ModelInfo("absent", "free", False, 128, 128, 0)
 
 
 def shelf() -> dict[str, p.ShelfModel]:
-    """Four known models, of which one is installed; by their ids."""
+    """Six known models, of which three are installed; by their ids."""
     page = "https://example.org/"
     models = (
         p.ShelfModel("words", "embedding", "Words to avoid", "unknown", page + "words", None, None),
         p.ShelfModel(
             "base", "t2i", "An image model", "OpenRAIL", page + "base", True, 2_100_000_000, True, True
         ),
+        p.ShelfModel(
+            "ink", "lora", "Draws", "CC-BY", page, None, 5_000_000, True, True, trigger="in ink, lines"
+        ),
+        p.ShelfModel("chalk", "lora", "Smears", "CC-BY-NC", page, False, 5_000_000, True, True),
         p.ShelfModel("moves", "motion", "Makes it move", "research only", page + "moves", False, 3_000_000),
         p.ShelfModel("large", "motion", "Never arrives", "MIT", page + "large", True, 9_000_000_000),
     )
@@ -68,6 +72,7 @@ class FakeEngine:
         self.line: list[str] = []  # of "queue": the running job, then those that wait
         self.shelf = shelf()
         self.works: dict[str, asyncio.Task] = {}
+        self.files: dict[str, tuple[p.AddModel, bytearray]] = {}  # of models that are added
 
     async def converse(self, connection: ServerConnection) -> None:
         self.makers: dict[str, asyncio.Task] = {}
@@ -123,6 +128,19 @@ class FakeEngine:
                     await connection.send(p.encode(p.Refused(problem, model=id)))
                 case p.DownloadModel(id) | p.VerifyModel(id) | p.RemoveModel(id) as wanted:
                     self.works[id] = asyncio.create_task(self.see_to(connection, id, type(wanted)))
+                case p.AddModel(id) as wanted:
+                    if id in self.shelf:
+                        problem = p.Problem("name_taken", "This name is taken", id, "Give it another name.")
+                        await connection.send(p.encode(p.Refused(problem, model=id)))
+                    else:
+                        self.files[id] = wanted, bytearray()
+                case p.ModelSlice(id, offset, data) if id in self.files:
+                    await self.add(connection, id, offset, data)
+                case p.ModelSlice():
+                    pass
+                case p.CancelModel(id) if id in self.files:
+                    del self.files[id]
+                    await connection.send(p.encode(p.ModelProgress(id, "add", "cancelled")))
                 case p.CancelModel(id):
                     self.works[id].cancel()
                     await connection.send(p.encode(p.ModelProgress(id, "download", "cancelled")))
@@ -148,6 +166,28 @@ class FakeEngine:
         shelf = [p.ModelInfo(m.id, m.licence, m.installed, 64, 64, 0) for m in self.shelf.values()]
         ready = (MINI, ABSENT, *(model for model in shelf if model.name == "moves"))
         await connection.send(p.encode(p.ModelShelf(tuple(self.shelf.values()), ready, offline)))
+
+    async def add(self, connection: ServerConnection, id: str, offset: int, data: bytes) -> None:
+        """Takes a slice of a model's file: one that begins with "XL" is refused, 'slow' never gets whole."""
+        wanted, held = self.files[id]
+        assert offset == len(held)
+        held += data
+        now = p.ModelProgress(id, "add", done_bytes=len(held), total_bytes=wanted.size)
+        if held.startswith(b"XL"):
+            problem = p.Problem("wrong_kind", "This can't be added", "it seems to be XL", "Take another.")
+            now = dataclasses.replace(now, state="failed", problem=problem)
+        elif len(held) == wanted.size and id != "slow":
+            now = dataclasses.replace(now, state="done")
+            self.shelf[id] = p.ShelfModel(
+                id, wanted.role or "lora", wanted.title or "added by a file", wanted.licence or "unknown",
+                wanted.licence_url, wanted.commercial, wanted.size, True, True, added=True,
+                trigger=p.blob_sha256(bytes(held))[:8],
+            )  # fmt: skip
+        if now.state != "running":
+            del self.files[id]
+        await connection.send(p.encode(now))
+        if now.state == "done":
+            await self.tell_shelf(connection)
 
     async def see_to(self, connection: ServerConnection, id: str, wanted: type[p.Message]) -> None:
         """Does what is wanted of a model: 'large' is downloaded by halves, 'base' is found damaged."""

@@ -18,18 +18,6 @@ def online(empty_scene):
     system.use_online_access = was
 
 
-@pytest.fixture
-def told(engine):
-    """Starts the fake engine and waits for its models: `told("offline")` gives the session."""
-
-    def start(behaviour: str = "work"):
-        current = engine(behaviour)
-        pump(lambda: current.shelf.models)
-        return current
-
-    return start
-
-
 def done(current, id: str):
     """What came of the last thing wanted of a model."""
     pump(lambda: id in current.shelf.work and current.shelf.working(id) is None)
@@ -49,7 +37,10 @@ def rows() -> list[str]:
 
 def test_the_shelf_is_told_by_role_as_soon_as_the_engine_is_there(told):
     known = told().shelf
-    assert list(known.models) == ["moves", "large", "base", "words"] == rows() and known.offline == ""
+    assert (
+        list(known.models) == ["moves", "large", "base", "ink", "chalk", "words"] == rows()
+        and known.offline == ""
+    )
     assert known.models["base"].installed and not known.models["moves"].installed
     ready = session.current.engine.client.welcome.models
     assert [(model.name, model.installed) for model in ready] == [
