@@ -2,6 +2,9 @@
 
 The process is started for the first job and kept, with its loaded model, for the next. If it dies in the
 middle of a job, that job fails and the next one gets a new process. Imports no torch and no numpy.
+
+A job that is cancelled ends between two windows, and the process stays. While a model is loaded nobody looks up, and
+there is nothing in the process yet that is worth keeping: it is killed, which also gives the memory back at once.
 """
 
 from __future__ import annotations
@@ -16,10 +19,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from blender_addon import protocol
-from blender_addon.protocol import Cancel, Cancelled, ClipRequest, Done, Failed, Message, Problem, Submit
+from blender_addon.protocol import (
+    Cancel,
+    Cancelled,
+    ClipRequest,
+    Done,
+    Failed,
+    Message,
+    Problem,
+    Progress,
+    Submit,
+)
 from server.worker_process import FRAMING, framed, unframed
 
 ENDINGS = (Done, Failed, Cancelled)
+PATIENCE_S = 3.0  # for a cancelled job that loads or prepares with the model already there
 READ_AHEAD = 1024 * 1024  # bytes of the worker's output held here before it has to wait
 
 
@@ -31,6 +45,8 @@ class Worker:
         self._engine, self._blobs = engine, blobs
         self._process: Process | None = None
         self._at_work = self._cancelled = ""  # the job that the process has, and the one it is to stop
+        self._model = self._wanted = ""  # what the process has loaded, and what the job is made with
+        self._phase = "load"  # of the job
 
     @property
     def pid(self) -> int | None:
@@ -40,10 +56,11 @@ class Worker:
         """What comes of the job, its one ending last, whatever happens to the process."""
         try:
             process = await self._ready()
-            process.stdin.write(framed(Submit(job, request, previews=previews)))
-            self._at_work = job
             if self._cancelled == job:  # while the process was starting
-                process.stdin.write(framed(Cancel(job)))
+                yield Cancelled(job)
+                return
+            process.stdin.write(framed(Submit(job, request, previews=previews)))
+            self._at_work, self._wanted, self._phase = job, request.model, "load"
             await process.stdin.drain()
             while True:
                 is_text, size = FRAMING.unpack(await process.stdout.readexactly(FRAMING.size))
@@ -52,19 +69,35 @@ class Worker:
                 message = unframed(is_text, await process.stdout.readexactly(size))
                 if message.job != job:
                     continue  # the last words of the job before
+                if isinstance(message, Progress):
+                    self._phase = message.phase
+                    if message.phase not in ("load", "draw"):
+                        self._model = self._wanted
                 yield message
                 if isinstance(message, ENDINGS):
                     return
         except (asyncio.IncompleteReadError, ConnectionError, protocol.ProtocolError) as error:
-            yield Failed(job, await self._crashed(error))
+            problem = await self._crashed(error)
+            yield Cancelled(job) if self._cancelled == job else Failed(job, problem)
+        finally:
+            self._at_work = ""
 
     async def cancel(self, job: str) -> None:
-        """Ask the process to stop between two windows; `run` then gives Cancelled."""
+        """Have the job stopped; `run` then gives Cancelled."""
         self._cancelled = job
-        if self._at_work == job and self.pid is not None:
-            with contextlib.suppress(ConnectionError):  # it has just died, and `run` says so
-                self._process.stdin.write(framed(Cancel(job)))
-                await self._process.stdin.drain()
+        if self._at_work != job or self.pid is None:
+            return
+        if self._phase == "load" and self._model != self._wanted:
+            self._process.kill()
+            return
+        asyncio.get_running_loop().call_later(PATIENCE_S, self._lose_patience, job)
+        with contextlib.suppress(ConnectionError):  # it has just died, and `run` says so
+            self._process.stdin.write(framed(Cancel(job)))
+            await self._process.stdin.drain()
+
+    def _lose_patience(self, job: str) -> None:
+        if self._at_work == job and self.pid is not None and self._phase in ("load", "prepare"):
+            self._process.kill()
 
     async def stop(self) -> None:
         """End the process, in the middle of whatever it does."""
@@ -78,6 +111,7 @@ class Worker:
             # -P and the server's own path: nothing is imported that happens to lie in the current folder
             command = (sys.executable, "-P", "-m", "server.worker_process", self._engine, str(self._blobs))
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            self._model = ""
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdin=PIPE, stdout=PIPE, limit=READ_AHEAD, env=environment
             )

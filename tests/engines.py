@@ -14,6 +14,7 @@ def by_prompt(job, request, read_blob, previews):
         "paint": paint,
         "crash": crash,
         "endless": endless,
+        "loads for ever": loads_for_ever,
         "mute": mute,
         "lazy": lazy,
         "no memory": no_memory,
@@ -42,6 +43,12 @@ def endless(job, request, read_blob):
     while True:
         yield Progress(job, "denoise", 1, 2)
         Event().wait(0.005)
+
+
+def loads_for_ever(job, request, read_blob):
+    """Loads a model that never is there, and hears nothing meanwhile."""
+    yield Progress(job, "load", 0, 1)
+    Event().wait()
 
 
 def mute(job, request, read_blob):

@@ -209,6 +209,27 @@ def test_cancel_right_behind_submit_is_not_lost(talk):
         assert isinstance(talk.until(ENDINGS, job), Cancelled)
 
 
+def test_cancel_is_heard_while_a_model_is_loaded(talk):
+    job = talk.submit(text_request("loads for ever", model="other"))
+    talk.until(Progress, job)
+    talk.client.cancel(job)
+    assert isinstance(talk.until(ENDINGS, job), Cancelled)
+    talk.until(Done, talk.submit(text_request()))
+
+
+def test_a_cancelled_job_leaves_a_loaded_model_where_it_is(talk):
+    talk.until(Done, talk.submit(text_request()))
+    workers = []
+    for number in range(3):
+        job = talk.submit(text_request("endless"))
+        talk.until(Preview, job)
+        talk.client.cancel(job)
+        talk.until(Cancelled, job)
+        talk.client.ask_status()
+        workers.append(talk.until(EngineStatus, count=number + 1).worker_pid)
+    assert len(set(workers)) == 1
+
+
 def test_a_worker_killed_from_outside_fails_its_job_alone(talk):
     job = talk.submit(text_request("endless"))
     talk.until(Preview, job)
