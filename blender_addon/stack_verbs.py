@@ -166,6 +166,10 @@ class MUSEV_OT_take_label(TakeOperator, bpy.types.Operator):
         self.take, self.label = take.name, take.mark.label
         return context.window_manager.invoke_props_dialog(self)
 
+    def draw(self, context):
+        self.layout.activate_init = True  # it is typed at once
+        self.layout.prop(self, "label")
+
     def do(self, scene, strip):
         take = self.chosen(strip)
         note(self, clip_folder.mark(take.folder.parent, take.name, label=self.label))

@@ -67,6 +67,13 @@ def remaining(seconds: float) -> str:
     return tr("{time} left", time=f"{minutes}:{seconds:02d}")
 
 
+def job_title(job: Job) -> str:
+    """Which clip it is, and how it ended: 'Dancer, take 2: cancelled'."""
+    number = job.take.name.removeprefix("take_")
+    title = tr("{clip}, take {number}", clip=job.clip, number=int(number)) if number.isdecimal() else job.clip
+    return f"{title}: {tr(job.state.value)}" if job.ended else title
+
+
 def job_line(job: Job) -> str:
     """Where a clip stands: phase, step and time left while it runs, else its state."""
     if job.state is JobState.CAPTURING:
@@ -229,7 +236,7 @@ class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
         for job in jobs:
             box = layout.box()
             row = box.row()
-            row.label(text=job.clip, icon=STATE_ICON.get(job.state, "SORTTIME"))
+            row.label(text=job_title(job), icon=STATE_ICON.get(job.state, "SORTTIME"))
             if job.resumable:
                 row.operator("musev.resume", text="", icon="FILE_REFRESH").job = job.id
             if job.retriable:

@@ -61,7 +61,7 @@ def redraw_views(settings=None, context=None) -> None:
 
 class MusevOcclusionSettings(bpy.types.PropertyGroup):
     own: EnumProperty(
-        name="Behind Own Body", items=(TURNED_FACE, *COVERED), default="face", update=redraw_views,
+        name="Behind Itself", items=(TURNED_FACE, *COVERED), default="face", update=redraw_views,
         description="What becomes of points that the character's own body, clothes and props cover",
     )  # fmt: skip
     others: EnumProperty(

@@ -26,6 +26,7 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 MODULE = "bl_ext.user_default.musev"
 TURN_S = 0.01
+FIND_S = 60  # after which a button is not there
 SIDEBAR = 300  # pixels: the width at which every panel must be readable
 TABS = 24  # pixels: the sidebar's tabs, at its right
 Steps = Iterator[None]
@@ -79,6 +80,9 @@ class Driver:
                 plain = isinstance(error, FlowError)
                 entry["problem"] = str(error) if plain else traceback.format_exc()
                 entry["picture"] = self.picture(f"FAILED_{name}")
+                for key in ("ESC", "RET"):  # whatever is open
+                    yield from self.key(key)
+                self.session.stop_engine()
             entry["seconds"] = round(time.monotonic() - started, 1)
             self._write()
 
@@ -220,6 +224,7 @@ class Driver:
             if wanted in self.under_mouse():
                 return
         yield from self.scroll_up()
+        deadline = time.monotonic() + FIND_S
         for _ in range(12):  # a sidebar's pages
             low = self.lowest(region)
             for column in (part, 0.5, 0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1):
@@ -229,6 +234,8 @@ class Driver:
                     if wanted in self.under_mouse():
                         self.places[wanted] = self.mouse
                         return
+                if time.monotonic() > deadline:
+                    raise FlowError(f"there is no button '{wanted}' in the sidebar, looked for {FIND_S} s")
             before = self.pixels(region)
             for _ in range(8):
                 self.event("WHEELDOWNMOUSE", "PRESS")

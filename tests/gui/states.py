@@ -133,9 +133,15 @@ def takes(driver: Driver) -> Steps:
     yield from driver.press('musev.take_star(take="take_001")', 0.82)
     yield from driver.press('musev.take_label(take="take_002")', CROSS)
     yield from driver.turns(10)
+    yield from driver.type("arms higher")
     driver.picture("label_dialog")
-    yield from driver.key("ESC")
-    bpy.ops.musev.take_label(take="2", label="Arms higher, slower")
+    yield from driver.key("RET")
+    yield from driver.key("RET")
+    yield from driver.until(
+        lambda: ours("stack").read(strip(driver)).take("2").mark.label == "arms higher",
+        "the take has its label",
+        5,
+    )
     driver.step("compare two side by side, and as a wipe")
     yield from driver.press("musev.take_compare(take=\"take_001\", kind='SIDE')", 0.36)
     yield from driver.show("compare_side", whole=True)
