@@ -32,6 +32,9 @@ class MUSEV_MT_strip(bpy.types.Menu):
         layout.operator("musev.use_as_still", icon="IMAGE_REFERENCE")
         layout.operator("musev.use_as_source", icon="FILE_MOVIE")
         layout.operator("musev.bridge", icon="ARROW_LEFTRIGHT")
+        layout.separator()
+        layout.operator("musev.generate_each", icon="SEQ_SEQUENCER")
+        layout.operator_menu_enum("musev.contact_sheet", "of", icon="IMAGE_DATA")
 
     def draw_takes(self, layout: bpy.types.UILayout) -> None:
         layout.operator_context = "INVOKE_DEFAULT"  # those that need an answer ask for it

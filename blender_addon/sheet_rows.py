@@ -32,7 +32,7 @@ def of_takes(strip) -> list[Row]:
     making = being_made(clip)
     start = strips.content(strip)[0]
     return [
-        _take_row(take, f"{take.number}  {take.mark.label}".rstrip(), start)
+        _take_row(take, tr("Take {number}  {label}", number=take.number, label=take.mark.label), start)
         for take in clip.takes
         if take.name not in making
     ]
@@ -105,12 +105,13 @@ def _now(job: Job) -> str:
     return tr("On its way: {state}", state=ui.job_line(job))
 
 
-def summary(rows: list[Row]) -> str:
-    """'6 shots: 4 done, 1 failed, 1 on its way'."""
+def summary(rows: list[Row], of_one: bool = False) -> str:
+    """'6 shots: 4 done, 1 failed, 1 on their way'. of_one: the rows are takes of one clip."""
     names = {
         "done": tr("done"), "failed": tr("failed"), "refused": tr("can't be made"), "cancelled": tr("cancelled"),
         "waiting": tr("on their way"),
     }  # fmt: skip
     counts = {state: sum(row.state == state for row in rows) for state in names}
     told = ", ".join(f"{count} {names[state]}" for state, count in counts.items() if count)
-    return tr("{count} shots: {told}", count=len(rows), told=told)
+    counted = tr("{count} takes", count=len(rows)) if of_one else tr("{count} shots", count=len(rows))
+    return f"{counted}: {told}"

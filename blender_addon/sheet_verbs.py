@@ -200,7 +200,8 @@ class MUSEV_OT_contact_sheet(Verb, bpy.types.Operator):
 
     def said(self, rows: list[Row]) -> str:
         blend = Path(bpy.data.filepath).name if bpy.data.filepath else tr("not saved")
-        return f"{sheet_rows.summary(rows)}   ·   {blend}   ·   {datetime.datetime.now():%Y-%m-%d %H:%M}"
+        told = sheet_rows.summary(rows, self.of == "TAKES")
+        return f"{told} · {blend} · {datetime.datetime.now():%Y-%m-%d %H:%M}"
 
 
 class MUSEV_PT_sheets(ui.Sidebar, bpy.types.Panel):

@@ -264,7 +264,8 @@ def test_sheets_of_selected_clips_and_of_the_takes_of_one(engine, board):  # noq
         0
     ] == HEADER + 2 * ROW + MARGIN
     one, two = sheet_rows.of_takes(strip)
-    assert one.title == "1  the calm one" and "starred" in one.facts and two.title == "2"
+    assert one.title.split() == ["Take", "1", "the", "calm", "one"] and two.title.split() == ["Take", "2"]
+    assert "starred" in one.facts and sheet_rows.summary([one, two], of_one=True) == "2 takes: 2 done"
     assert one.facts.startswith("seed 7") and two.facts.startswith("seed 8")
     (stack.folder(strip) / "take_002" / takes.SIDECAR).write_text("{")
     assert sheet_rows.of_takes(strip)[1].state == "failed"

@@ -418,7 +418,25 @@ def test_a_list_that_can_not_be_read_is_said_and_harms_no_clip(engine, board):
     assert one.state is JobState.CANCELLED and one.problem == ""
 
 
-def test_a_job_names_its_list_by_a_way_that_may_move(engine, board, tmp_path):
+def test_a_reopened_blender_goes_on_with_the_list(engine, board, tmp_path):
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
+    current = engine("pause")
+    words(board, "one", 1)
+    words(board, "two", 10)
+    jobs = generate_each(current)
+    pump(lambda: all(len(job.have) == 2 for job in jobs))
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.musev.engine_stop()
+    current.jobs.clear()  # as in a Blender that has just begun
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
+    found = current.jobs
+    assert [shot_record.of(job)[1] for job in found] == [1, 2]
+    for job in found:
+        current.cancel(job.id)
+    assert [entry.outcome for entry in newest_list().entries] == ["cancelled"] * 2
+
+
+def test_a_job_names_its_list_by_a_way_that_may_move(engine, board):
     current = engine("queue")
     words(board, "one", 1)
     (job,) = generate_each(current)
