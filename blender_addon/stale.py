@@ -48,10 +48,14 @@ def examine(scene: str, take: Take, memo: Memo, shown_at: int | None = None, tho
 
 
 def verdict(
-    scene: bpy.types.Scene, take: Take, shown_at: int | None = None, thorough: bool = False
+    scene: bpy.types.Scene,
+    take: Take,
+    shown_at: int | None = None,
+    thorough: bool = False,
+    memo: Memo | None = None,
 ) -> tuple[Change, ...]:
     """`examine` in one go, and a look at the frame in view: for scripts. Moves no frame unless it is thorough."""
-    memo = Memo()
+    memo = memo or Memo()
     for other in clip_folder.read(take.folder.parent).takes:
         note_model(memo, other)
     steps = examine(scene.name, take, memo, shown_at, thorough)

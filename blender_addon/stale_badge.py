@@ -7,6 +7,7 @@ from bpy.props import BoolProperty
 
 from . import clip_folder, stack, stale, stale_watch, strips, take_parts, takes
 from .stack_verbs import TakeOperator
+from .take_parts import Memo
 from .translations import tr
 
 
@@ -45,7 +46,8 @@ class MUSEV_OT_take_check(TakeOperator, bpy.types.Operator):
         if not (self.wait or bpy.app.background):
             stale_watch.current.check(target)
             return
-        found = stale.merged(stale.verdict(scene, take, start, thorough=True))
+        memo = Memo(harmless=stale_watch.current.memo.harmless)
+        found = stale.verdict(scene, take, start, True, memo)
         stale_watch.current.note(target, found)
         said = " ".join(change.told for change in found) or tr("nothing has changed since it was made")
         self.report({"WARNING"} if found else {"INFO"}, f"{take.name}: {said}")

@@ -55,7 +55,6 @@ class Watch:
         self._to_check: list[Target] = []
         self._work: Iterator[None] | None = None
         self._edited_at = 0.0
-        self._frames: dict[str, float] = {}
 
     # --- what is known ----------------------------------------------------------------------------
 
@@ -73,12 +72,8 @@ class Watch:
 
     # --- what happens -----------------------------------------------------------------------------
 
-    def edited(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
-        """Notes that something was changed in a scene, or only that its playhead has moved."""
-        frame = scene.frame_current_final
-        if self._frames.setdefault(scene.name, frame) != frame:
-            self._frames[scene.name] = frame
-            return
+    def edited(self, depsgraph: bpy.types.Depsgraph) -> None:
+        """Notes that something was changed in a scene."""
         keys, images = depsgraph.id_type_updated("ACTION"), depsgraph.id_type_updated("IMAGE")
         self._edited_at = time.monotonic()
         self.memo.edits += 1
@@ -87,16 +82,23 @@ class Watch:
         if keys or images or any(u.is_updated_transform or u.is_updated_geometry for u in depsgraph.updates):
             self._thorough.clear()
 
+    def stepped(self) -> None:
+        """Notes that another frame is in view. Keys may have been set just before, which nobody tells then."""
+        self._edited_at = time.monotonic()
+        self.memo.keys += 1
+
     def doubt(self) -> None:
-        """Anything may be otherwise: something was undone, or another file is open."""
+        """Anything may be otherwise: something was undone."""
         memo = self.memo
         memo.edits, memo.keys, memo.images = memo.edits + 1, memo.keys + 1, memo.images + 1
         self._thorough.clear()
+        self._work = None  # a check that is on its way begins anew
 
     def forget(self) -> None:
         """Another file is open."""
-        self.doubt()
-        for known in (self._found, self._looks, self._looked, self._to_check, self._frames):
+        self.memo = Memo()
+        self._thorough.clear()
+        for known in (self._found, self._looks, self._looked, self._to_check):
             known.clear()
         self._work = None
 
@@ -125,10 +127,13 @@ class Watch:
         if self._work is None:
             self._work = self._round()
         going = True
-        while going and time.perf_counter() - started < TICK_S:
+        while going:
             began = time.perf_counter()
             going = next(self._work, self) is not self
-            self.longest_slice_s = max(self.longest_slice_s, time.perf_counter() - began)
+            now = time.perf_counter()
+            self.longest_slice_s = max(self.longest_slice_s, now - began)
+            if now - started >= TICK_S:
+                break
         if not going:
             self._work = None
         return (0.02 if going else PASS_S), self._shown() != before
@@ -146,6 +151,7 @@ class Watch:
     def _round(self) -> Iterator[None]:
         """Compares everything that is shown, once."""
         self.memo.lying.clear()
+        self.memo.newest.clear()
         while self._to_check:
             target = self._to_check[0]
             self._thorough[target.key] = yield from self._examine(target, thorough=True)
@@ -240,7 +246,12 @@ def _timer() -> float:
 
 @bpy.app.handlers.persistent
 def _updated(scene, depsgraph) -> None:
-    current.edited(scene, depsgraph)
+    current.edited(depsgraph)
+
+
+@bpy.app.handlers.persistent
+def _stepped(*_) -> None:
+    current.stepped()
 
 
 @bpy.app.handlers.persistent
@@ -255,6 +266,7 @@ def _loaded(*_) -> None:
 
 HANDLERS = {
     "depsgraph_update_post": _updated,
+    "frame_change_post": _stepped,
     "undo_post": _undone,
     "redo_post": _undone,
     "load_post": _loaded,

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from pathlib import Path
+
 import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev import (
     clip_folder,
+    motion,
     session,
     stack,
     stack_panel,
     stale,
+    stale_rig,
     stale_watch,
     strips,
+    takes,
 )  # fmt: skip
 from bl_ext.user_default.musev.jobs import JobState
 from rigs import RIGIFY_METARIG, figure
@@ -353,3 +360,378 @@ def test_keys_outside_the_take_that_change_nothing_in_it_are_no_change(made):
     curve.keyframe_points.insert(10, curve.evaluate(10)).interpolation = "LINEAR"
     curve.update()
     assert worn() == []
+
+
+# --- what a take goes through ---------------------------------------------------------------------
+
+
+def reopened(path: Path) -> None:
+    bpy.ops.wm.open_mainfile(filepath=str(path))
+    if hasattr(bpy.context.workspace, "sequencer_scene"):
+        bpy.context.workspace.sequencer_scene = bpy.context.scene
+
+
+def test_saved_moved_and_reopened_it_is_as_it_was(made, tmp_path):
+    before, after = tmp_path / "here", tmp_path / "there"
+    before.mkdir()
+    made.still_image.pack()
+    made.new_strip = True
+    bpy.ops.wm.save_as_mainfile(filepath=str(before / "shot.blend"))
+    finish(generate(session.current))
+    bpy.ops.wm.save_mainfile()
+    session.current.stop_engine()
+    shutil.move(before, after)
+    reopened(after / "shot.blend")
+    assert stack.shown(stack.active(bpy.context.scene)).is_relative_to(after) and worn() == []
+    move_the_rig(bpy.context.scene.musev)
+    reword(bpy.context.scene.musev)
+    assert worn() == ["rig", "prompt"]
+    bpy.ops.wm.save_mainfile()
+    bpy.context.scene.frame_set(100)
+    reopened(after / "shot.blend")
+    assert worn() == ["rig", "prompt"]
+
+
+def test_each_take_is_compared_by_itself_and_switching_shows_it(made):
+    reword(made)
+    finish(generate(session.current))
+    assert take().name == "take_002" and worn() == []
+    one, other = (each.folder for each in stack.read(stack.active(bpy.context.scene)).takes)
+    of = stale_watch.current.changes
+    assert [change.what for change in of("Scene", one)] == ["prompt"] and of("Scene", other) == ()
+    bpy.ops.musev.take_previous()
+    assert worn() == ["prompt"]
+    move_the_rig(made)
+    assert worn() == ["rig", "prompt"]
+    bpy.ops.musev.take_next()
+    assert worn() == ["rig"]
+
+
+def test_a_newer_take_tells_that_the_models_files_are_others(made):
+    finish(generate(session.current))
+    record = takes.read_sidecar(take().folder)
+    record["model"]["sha256"] = "cd" * 32
+    record["made"] = "2999-01-01T00:00:00+00:00"
+    takes.write_sidecar(take().folder, record)
+    assert worn() == []
+    bpy.ops.musev.take_previous()
+    assert worn() == ["model"] and told() == "The files of the model 'mini' were others."
+
+
+def test_variations_know_what_they_were_made_from(made):
+    made.variations = 2
+    bpy.ops.musev.generate()
+    for job in session.current.jobs[-2:]:
+        assert finish(job).state is JobState.DONE
+        assert job.about["scene"]["cameras"] and len(job.about["scene"]["rig"]) == 12 * 8
+    assert worn() == []
+    move_the_rig(made)
+    assert worn() == ["rig"]
+
+
+def test_frames_made_anew_after_an_edit_are_up_to_date(made):
+    curve = next(c for c in curves(made.armature) if "quaternion" in c.data_path and c.array_index == 1)
+    for frame in range(1, 21):
+        curve.keyframe_points.insert(frame, curve.evaluate(frame))
+    finish(generate(session.current))
+    assert worn() == []
+    for index in (10, 11):  # frames 11 and 12
+        curve.keyframe_points[index].co.y += 0.5
+    for point in curve.keyframe_points:
+        point.interpolation = "LINEAR"
+    curve.update()
+    assert worn() == ["rig"]
+    bpy.ops.musev.redo_range(frame_start=5, frame_end=14)
+    assert finish(session.current.jobs[-1]).state is JobState.DONE
+    assert take().name == "take_003" and "redo" in take().record["inputs"]
+    assert (worn() == ["rig"] and "frames 15 - 16" in told()) or worn() == []
+    curve.keyframe_points[15].co.y += 0.5  # frame 16, which stayed
+    curve.update()
+    assert worn() == ["rig"]
+    assert told() == "Keys of the rig were edited: frames 16."
+
+
+def test_texts_that_move_along_with_their_strip_stay_its_prompts(made):
+    text_strip(made)
+    made.prompt_track.use = True
+    finish(generate(session.current))
+    assert worn() == []
+    words = next(strip for strip in all_strips() if strip.type == "TEXT")
+    start = "content_start" if hasattr(words, "content_start") else "frame_start"
+    for strip in (words, stack.active(bpy.context.scene)):
+        setattr(strip, start, getattr(strip, start) + 100)
+    assert worn() == []
+    made.prompt = "which no frame within it is told"
+    assert worn() == ["prompt"]
+    words.text = "rain falls"
+    assert worn() == ["prompt"]
+
+
+def test_the_prompt_counts_for_nothing_where_texts_lie_over_all_of_it(made):
+    bpy.context.scene.sequence_editor.channels[7].name = "Prompts"
+    strips.place_text(bpy.context.scene, "Words", "snow falls", 7, 1, 20)
+    finish(generate(session.current))
+    reword(made)
+    assert worn() == []
+
+
+def test_a_take_that_tells_nothing_wears_nothing(made):
+    folder, record = take().folder, takes.read_sidecar(take().folder)
+    del record["inputs"]["scene"]
+    takes.write_sidecar(folder, record)
+    assert worn() == []
+    move_the_rig(made)  # the poses are kept
+    assert worn() == ["rig"]
+    stale_watch.current.forget()
+    takes.write_sidecar(folder, {"request": record["request"]})
+    assert worn() == []
+    assert "does not tell what it was made from" in refusal(bpy.ops.musev.take_check)
+    takes.write_sidecar(folder, record | {"inputs": [], "frame_start": None})
+    assert worn() == []
+
+
+# --- rigs of all sorts ----------------------------------------------------------------------------
+
+
+def test_markers_that_switch_the_camera_count(made):
+    camera = bpy.data.objects["Camera"]
+    other = camera.copy()
+    other.location.x += 0.5
+    bpy.context.scene.collection.objects.link(other)
+    markers = bpy.context.scene.timeline_markers
+    markers.new("one", frame=1).camera = camera
+    switch = markers.new("two", frame=14)
+    switch.camera = other
+    assert worn() == ["camera"] and told() == "Keys of the camera were edited: frames 5 - 16."
+    finish(generate(session.current))
+    assert worn() == []
+    switch.frame = 12
+    assert worn() == ["camera"]
+    switch.frame = 14
+    assert worn() == []
+
+
+def test_what_the_rig_hangs_on_counts(made):
+    scene = bpy.context.scene
+    for name in ("Parent", "Aim", "Wheel", "Idle"):
+        scene.collection.objects.link(bpy.data.objects.new(name, None))
+        key(bpy.data.objects[name], "location", {1: 0.0, 20: 0.1})
+    made.armature.parent = bpy.data.objects["Parent"]
+    made.armature.pose.bones["thigh.L"].constraints.new("COPY_ROTATION").target = bpy.data.objects["Aim"]
+    driven = made.armature.driver_add("location", 2).driver
+    target = driven.variables.new().targets[0]
+    target.id, target.data_path, driven.expression = bpy.data.objects["Wheel"], "location.x", "var"
+    finish(generate(session.current))
+    assert worn() == []
+    for name, expected in (("Parent", ["rig"]), ("Aim", ["rig"]), ("Wheel", ["rig"]), ("Idle", [])):
+        point = curves(bpy.data.objects[name])[0].keyframe_points[1]
+        point.co.y += 1.0
+        assert worn() == expected, name
+        point.co.y -= 1.0
+        assert worn() == [], name
+
+
+def test_strips_of_actions_count(made):
+    data = made.armature.animation_data
+    track, action = data.nla_tracks.new(), data.action
+    strip = track.strips.new("Walk", 1, action)
+    data.action = None
+    finish(generate(session.current))
+    assert worn() == []
+    strip.frame_start_ui = 4
+    assert worn() == ["rig"]
+    strip.frame_start_ui = 1
+    assert worn() == []
+    data.nla_tracks[0].mute = True
+    assert worn() == ["rig"]
+
+
+def test_characters_of_the_list(made):
+    second = figure(RIGIFY_METARIG, "Second")
+    second.location.x = 1.0
+    bpy.context.view_layer.update()
+    from bl_ext.user_default.musev.rig import characters
+
+    for armature in (made.armature, second):
+        characters.add(made, armature)
+    finish(generate(session.current))
+    assert worn() == []
+    second.location.x = 1.5
+    assert worn() == ["rig"]
+    second.location.x = 1.0
+    assert worn() == []
+    made.people[1].use = False
+    assert worn() == ["rig"] and told() == "The rig was 'Dancer, Second'."
+
+
+# --- the frame in view ----------------------------------------------------------------------------
+
+
+def test_a_pose_without_keys_that_is_lost_is_no_change(made):
+    made.armature.pose.bones["upper_arm.L"].rotation_quaternion = (1.0, 0.9, 0.0, 0.0)
+    assert worn() == ["rig"]
+    bpy.context.scene.frame_set(10)
+    assert worn() == []
+
+
+def test_what_was_seen_stays_while_the_playhead_is_elsewhere(made):
+    zoom(made)
+    assert watched() == ["camera"]
+    bpy.context.scene.frame_set(200)
+    assert watched() == ["camera"]
+    bpy.data.objects["Camera"].data.lens /= 1.1  # another edit: who knows
+    assert watched() == []
+
+
+def test_no_frame_is_stepped_to(made):
+    stepped = []
+    bpy.app.handlers.frame_change_post.append(lambda *_: stepped.append(1))
+    try:
+        move_the_rig(made)
+        assert worn() == ["rig"] and not stepped
+        assert worn(thorough=True) == ["rig"] and stepped
+    finally:
+        bpy.app.handlers.frame_change_post.pop()
+    assert bpy.context.scene.frame_current == 9
+
+
+# --- the thorough check ---------------------------------------------------------------------------
+
+
+def checked() -> str:
+    """What the verb says."""
+    bpy.ops.musev.take_check()
+    return told()
+
+
+def test_the_check_names_the_frames_at_which_the_rig_stands_otherwise(made):
+    limit = made.armature.pose.bones["forearm.L"].constraints.new("LIMIT_ROTATION")
+    limit.use_limit_x, limit.min_x, limit.max_x, limit.owner_space = True, 1.0, 1.0, "LOCAL"
+    limit.influence = 0.0
+    curve = limit.driver_add("influence").driver
+    curve.expression = "1 if 11 <= frame <= 13 else 0"
+    bpy.context.view_layer.update()
+    assert worn() == []
+    assert checked() == "The rig stands otherwise: frames 11 - 13."
+    bpy.context.view_layer.objects.active = bpy.data.objects["Bystander"]
+    assert watched() == ["rig"]  # choosing a thing is no edit
+    bpy.data.objects["Camera"].location.x += 0.1
+    assert "The camera sees it otherwise: frames 5 - 16." in checked() and "frames 11 - 13" in told()
+
+
+def test_keys_that_move_nothing_which_counts_are_cleared_by_a_check(made):
+    bone = made.armature.pose.bones["spine"]
+    for frame, angle in ((5, 0.0), (16, 0.5)):
+        bone.rotation_quaternion = (1.0, angle, 0.0, 0.0)
+        bone.keyframe_insert("rotation_quaternion", frame=frame)
+    bpy.context.scene.frame_set(9)
+    assert watched() == ["rig"]
+    assert checked() == "" and watched() == []
+    bpy.data.objects["Bystander"].location.z += 1.0
+    assert watched() == []
+    move_the_rig(made)
+    assert watched() == ["rig"]
+
+
+def test_the_check_reads_the_whole_still(made):
+    image = bpy.data.images.new("Large", 600, 600)  # too large to be read in between
+    paint(image, 0.5)
+    made.still_image = image
+    finish(generate(session.current))
+    assert worn() == []
+    paint(image, 0.6)
+    assert worn() == []
+    assert worn(thorough=True) == ["still"]
+    paint(image, 0.5)
+    assert worn(thorough=True) == []
+
+
+def test_the_check_reads_a_still_from_a_strip(made, tmp_path):
+    from montage import Montage
+
+    Montage(bpy.context.scene, tmp_path).image(count=6).name = "Plate"
+    finish(generate(session.current))
+    made.still_source, made.still_strip, made.new_strip = "STRIP", "Plate", True
+    assert worn() == ["still"]
+    finish(generate(session.current))
+    assert worn() == [] and worn(thorough=True) == []
+    plate = next(strip for strip in all_strips() if strip.name == "Plate")
+    plate.use_flip_x = True
+    assert worn() == [] and worn(thorough=True) == ["still"]
+
+
+def test_a_check_goes_on_in_slices_and_survives_undo(made, monkeypatch):
+    monkeypatch.setattr(stale_watch, "TICK_S", 0.0)
+    monkeypatch.setattr(stale_rig, "SLICE_S", 0.0)
+    watch = stale_watch.current
+    bpy.ops.ed.undo_push(message="before")
+    zoom(made)
+    bpy.ops.ed.undo_push(message="zoomed")
+    target = stale_watch.Target("Scene", take().folder, 5, True)
+    watch.check(target)
+    for number in range(400):
+        watch.tick()
+        assert bpy.context.scene.frame_current == 9
+        if number == 8:
+            bpy.ops.ed.undo()
+        if not watch.checking:
+            break
+    assert number > 12 + 8 and not watch.checking
+    watch.settle()
+    assert watch.changes("Scene", take().folder) == ()
+
+
+# --- the watch ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_compared_while_an_animation_plays_or_a_clip_is_read(made, monkeypatch):
+    watch = stale_watch.current
+    reword(made)
+    for busy in ("_is_busy",):
+        monkeypatch.setattr(stale_watch, busy, lambda: True)
+    watch._edited_at = 0.0
+    for _ in range(5):
+        assert watch.tick() == (stale_watch.PASS_S, False)
+    assert watch.changes("Scene", take().folder) == ()
+    monkeypatch.undo()
+    seen = [watch.tick() for _ in range(400)]
+    assert any(changed for _, changed in seen)
+    assert [change.what for change in watch.changes("Scene", take().folder)] == ["prompt"]
+
+
+def test_it_waits_until_nobody_edits(made):
+    watch = stale_watch.current
+    made.armature.location.y += 1.0
+    bpy.context.view_layer.update()
+    wait, changed = watch.tick()
+    assert 0 < wait <= stale_watch.QUIET_S and not changed
+
+
+def test_handlers_and_timer_come_and_go():
+    module = stale_watch
+    for name, handler in module.HANDLERS.items():
+        assert getattr(bpy.app.handlers, name).count(handler) == 1
+    assert bpy.app.timers.is_registered(module._timer)
+    module.unregister()
+    try:
+        assert not bpy.app.timers.is_registered(module._timer)
+        assert not any(h in getattr(bpy.app.handlers, name) for name, h in module.HANDLERS.items())
+    finally:
+        module.register()
+
+
+def test_keys_are_summed_up_alike_however_they_are_sliced(made):
+    blocks = motion.sources([made.armature])
+    assert [(block.collection, block.name) for block in blocks] == [
+        ("objects", "Dancer"), ("armatures", made.armature.data.name),
+    ]  # fmt: skip
+    whole, sliced = (motion.Motion(blocks, range(5, 17)) for _ in range(2))
+    assert whole.advance(float("inf"))
+    slices = 1
+    while not sliced.advance(time.perf_counter()):
+        slices += 1
+    assert sliced.told() == whole.told() and slices > 2 and len(whole.told()) == 12 * 8
+    assert motion.different(whole.told(), whole.told()) == []
+    assert motion.different(whole.told(), "0" * 96) == list(range(12)) and motion.different("", "0" * 8) == [
+        0
+    ]
