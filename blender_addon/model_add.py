@@ -86,7 +86,7 @@ class MUSEV_OT_model_add(Verb, ImportHelper, bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
     stands_for: StringProperty(
-        name="In Place Of", description="The known ControlNet in whose place this one is used; by its name if empty",
+        name="In Place Of", description="The known model of this kind in whose place it is used; by its name if empty",
         search=_nets, search_options={"SUGGESTION"}, options={"SKIP_SAVE"},
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The add-on's words in the language of Blender's interface.
+"""The add-on's words in the language of Blender's interface; a language is a file `locale/<language>.po`.
 
 Labels and descriptions Blender looks up by itself. A sentence with values in it is looked up as its template, before
 the values are filled in: only so can a dictionary have it.
@@ -6,11 +6,16 @@ the values are filled in: only so can a dictionary have it.
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import bpy
 
-from . import german
-
+FOLDER = Path(__file__).parent / "locale"
 CONTEXTS = ("*", "Operator")  # Blender looks an operator's label up in a room of its own
+_TEXT = r'((?:"(?:[^"\\]|\\.)*"\s*)+)'
+_ENTRY = re.compile(rf"^msgid\s+{_TEXT}^msgstr\s+{_TEXT}", re.MULTILINE)
 
 
 def tr(template: str, **values: object) -> str:
@@ -20,15 +25,25 @@ def tr(template: str, **values: object) -> str:
     return said.format(**values) if values else said
 
 
-def dictionary() -> dict[str, dict[tuple[str, str], str]]:
+def read(file: Path) -> dict[str, str]:
+    """The entries of a .po file (GNU gettext's manual, "The Format of PO Files"), but its head and what is still to be
+    written: text -> translation."""
+    found = _ENTRY.findall(file.read_text(encoding="utf-8"))
+    # Their quotes and backslashes are Python's, texts side by side are one text in both.
+    entries = {ast.literal_eval(f"({text})"): ast.literal_eval(f"({said})") for text, said in found}
+    return {text: said for text, said in entries.items() if text and said}
+
+
+def dictionaries() -> dict[str, dict[tuple[str, str], str]]:
     """Of every language: (context, text) -> translation, as Blender wants it."""
     return {
-        "de": {(context, text): said for text, said in german.TEXTS.items() for context in CONTEXTS},
+        file.stem: {(context, text): said for text, said in read(file).items() for context in CONTEXTS}
+        for file in sorted(FOLDER.glob("*.po"))
     }
 
 
 def register() -> None:
-    bpy.app.translations.register(__package__, dictionary())
+    bpy.app.translations.register(__package__, dictionaries())
 
 
 def unregister() -> None:

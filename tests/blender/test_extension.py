@@ -21,7 +21,7 @@ def test_the_zip_holds_the_extension_and_nothing_else():
     (built,) = (USER / "dist").glob("*.zip")
     names = set(zipfile.ZipFile(built).namelist())
     source = ROOT / "blender_addon"
-    ours = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
+    ours = {path.relative_to(source).as_posix() for kind in ("*.py", "*.po") for path in source.rglob(kind)}
     wheels = {"wheels/websockets-17.4-py3-none-any.whl"}
     assert {name for name in names if not name.endswith("/")} == ours | wheels | {
         "LICENSE",

@@ -10,7 +10,7 @@ from bl_ext.user_default.musev import strips
 from words import call, classes, every_property, operators
 
 # What a newcomer has not met. A label may be such a word where its description says what it is about.
-JARGON = re.compile(r"(?i)\b(latents?|controlnet|CFG|SNR|embeddings?|tensors?|unet|vae|sha256|inference)\b")
+JARGON = re.compile(r"(?i)\b(latents?|controlnet|CFG|SNR|tensors?|unet|vae|sha256|inference)\b")
 UNITS = (  # words of a description -> what Blender calls the unit
     (r"(?i)\bpixels\b", "PIXEL"),
     (r"(?i)\b(first|last|current|at) frame\b|\bhow many (new )?frames\b|\bframes? of the timeline\b", "TIME"),

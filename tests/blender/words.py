@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 import bpy
-from conftest import MODULE
+from conftest import MODULE, ROOT
 
 OWNERS = (
     "Scene",
@@ -65,3 +66,57 @@ def every_property() -> Iterator[tuple[str, bpy.types.Property]]:
                 yield f"{cls.__name__}.{item.identifier}", item
     for owner, item in registered_properties():
         yield f"{owner}.{item.identifier}", item
+
+
+# --- what a dictionary has to know ----------------------------------------------------------------
+
+
+def labels() -> set[str]:
+    """The labels of all that is shown. The points of a body are left out: their names are made of numbers."""
+    found = {
+        cls.bl_label for kind in ("Operator", "Panel", "Menu") for cls in classes(getattr(bpy.types, kind))
+    }
+    for where, item in every_property():
+        found |= {item.name}
+        if item.type == "ENUM" and where != "MUSEV_OT_character_set_point.point":
+            found |= {choice.name for choice in item.enum_items}
+    return found
+
+
+def descriptions() -> set[str]:
+    """What is shown where the pointer rests."""
+    found = {cls.bl_description for kind in ("Operator", "Menu") for cls in classes(getattr(bpy.types, kind))}
+    for where, item in every_property():
+        found |= {item.description}
+        if item.type == "ENUM" and where != "MUSEV_OT_character_set_point.point":
+            found |= {choice.description for choice in item.enum_items}
+    return found
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """(file's name, its syntax) of the add-on's source."""
+    source = ROOT / "blender_addon"
+    for file in sorted(source.rglob("*.py")):
+        yield file.relative_to(source).as_posix(), ast.parse(file.read_text(encoding="utf-8"))
+
+
+def lookups(tree: ast.Module) -> Iterator[ast.expr]:
+    """What `tr` is called with."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "tr":
+            yield node.args[0]
+
+
+def templates() -> set[str]:
+    """The sentences that `tr` looks up."""
+    return {said.value for _, tree in trees() for said in lookups(tree) if isinstance(said, ast.Constant)}
+
+
+def literals() -> set[str]:
+    """Every text in the source."""
+    return {
+        node.value
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
