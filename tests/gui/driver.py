@@ -224,25 +224,26 @@ class Driver:
             if wanted in self.under_mouse():
                 return
         yield from self.scroll_up()
-        deadline = time.monotonic() + FIND_S
+        deadline, seen = time.monotonic() + FIND_S, set()
         for _ in range(12):  # a sidebar's pages
             low = self.lowest(region)
             for column in (part, 0.5, 0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1):
                 x = region.x + int(column * (region.width - TABS))
                 for y in range(region.y + region.height - 4, low, -9):
                     yield from self.move(x, y)
-                    if wanted in self.under_mouse():
+                    seen.add(found := self.under_mouse())
+                    if wanted in found:
                         self.places[wanted] = self.mouse
                         return
                 if time.monotonic() > deadline:
-                    raise FlowError(f"there is no button '{wanted}' in the sidebar, looked for {FIND_S} s")
+                    break
             before = self.pixels(region)
             for _ in range(8):
                 self.event("WHEELDOWNMOUSE", "PRESS")
                 yield
-            if np.array_equal(before, self.pixels(region)):
+            if time.monotonic() > deadline or np.array_equal(before, self.pixels(region)):
                 break
-        raise FlowError(f"there is no button '{wanted}' in the sidebar")
+        raise FlowError(f"there is no button '{wanted}' in the sidebar; there are: {', '.join(sorted(seen))}")
 
     def scroll_up(self) -> Steps:
         yield from self.over("UI")

@@ -33,8 +33,8 @@ def stage(folder: Path) -> None:
     """Everything that Blender needs, in one folder."""
     import build_extension
 
-    for name in ("driver.py", "flows.py", "states.py", "start.py"):
-        shutil.copy2(HERE / name, folder)
+    for file in HERE.glob("*.py"):
+        shutil.copy2(file, folder)
     build_extension.build(folder)
     maker = [sys.executable, str(ROOT / "examples" / "dancer.py"), str(folder)]
     subprocess.run(maker, check=True, stdout=subprocess.DEVNULL)
