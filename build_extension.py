@@ -1,6 +1,6 @@
 """Builds the extension's zip with Blender's own `extension build`.
 
-    python build_extension.py [--output-dir dist] [--blender /path/to/blender]
+    python build_extension.py [--output-dir dist] [--blender /path/to/blender] [--engine "COMMAND"]
 
 Stages `blender_addon/`, the manifest, the licence and the wheels that the manifest names in a temporary
 folder, because Blender wants `__init__.py` at the zip's root. The builder is the one inside the `bpy` package
@@ -82,8 +82,9 @@ def builder(blender: str | None) -> list[str]:
     )
 
 
-def build(output_dir: Path, blender: str | None = None) -> Path:
-    """Builds `output_dir/musev-<version>.zip` and returns its path. Raises CalledProcessError if Blender
+def build(output_dir: Path, blender: str | None = None, engine: str = "") -> Path:
+    """Builds `output_dir/musev-<version>.zip` and returns its path. engine: the command that starts the engine on this
+    computer, so that nobody need set it; such a zip is for this computer alone. Raises CalledProcessError if Blender
     refuses.
     """
     command = builder(blender)
@@ -97,6 +98,8 @@ def build(output_dir: Path, blender: str | None = None) -> Path:
             shutil.copy2(source, stage)
         for wheel in wheels:
             shutil.copy2(wheel, stage / "wheels")
+        if engine:
+            (stage / "engine_command.txt").write_text(engine + "\n", encoding="utf-8")
         subprocess.run([*command, "build", f"--source-dir={stage}", f"--output-dir={output_dir}"], check=True)
     about = manifest()
     return output_dir / f"{about['id']}-{about['version']}.zip"
@@ -106,8 +109,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output-dir", type=Path, default=ROOT / "dist")
     parser.add_argument("--blender", help="build with this Blender instead of the bpy package")
+    parser.add_argument(
+        "--engine",
+        default="",
+        help="the engine's command on this computer, say: /path/to/.venv/bin/musev serve",
+    )
     arguments = parser.parse_args()
-    print(build(arguments.output_dir, arguments.blender))
+    print(build(arguments.output_dir, arguments.blender, arguments.engine))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Defaults and limits are the protocol's; what a value means is told in its descri
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bpy
 from bpy.props import (
     BoolProperty,
@@ -237,13 +239,19 @@ class MusevSettings(bpy.types.PropertyGroup):
     )  # fmt: skip
 
 
+def known_engine() -> str:
+    """The engine's command that the zip was built with, for this computer; else that of an engine on the PATH."""
+    told = Path(__file__).with_name("engine_command.txt")
+    return told.read_text(encoding="utf-8").strip() if told.exists() else "musev serve"
+
+
 class MusevPreferences(bpy.types.AddonPreferences):
     bl_idname = __package__
 
     engine_command: StringProperty(
         name="Engine Command",
         description="Starts the engine on this computer; put a path with spaces in quotes",
-        default="musev serve",
+        default=known_engine(),
     )
     engine_url: StringProperty(
         name="Running Engine",

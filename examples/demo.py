@@ -77,7 +77,8 @@ def main() -> int:
     watch.start("build the extension")
     import build_extension
 
-    archive = build_extension.build(out)
+    engine = f'"{ENGINE_PYTHON}" -m server'  # so that this zip, in any Blender here, finds it by itself
+    archive = build_extension.build(out, engine=engine)
 
     watch.start("install it in Blender")
     os.environ["BLENDER_USER_RESOURCES"] = tempfile.mkdtemp(prefix="musev-demo-")  # read when bpy is imported

@@ -198,3 +198,16 @@ def test_the_preferences_ask_for_the_token_only_beside_an_address(empty_scene):
 
     assert drawn("") == ["engine_command", "engine_url", "output_folder"]
     assert drawn("ws://127.0.0.1:1") == ["engine_command", "engine_url", "token_file", "output_folder"]
+
+
+def test_a_zip_can_know_the_engine_of_this_computer(tmp_path, monkeypatch):
+    from bl_ext.user_default.musev import props
+
+    import build_extension
+
+    assert props.known_engine() == "musev serve"
+    command = '"/a b/python" -m server'
+    with zipfile.ZipFile(build_extension.build(tmp_path, engine=command)) as built:
+        built.extract("engine_command.txt", tmp_path)
+    monkeypatch.setattr(props, "__file__", str(tmp_path / "props.py"))
+    assert props.known_engine() == command
