@@ -70,6 +70,28 @@ def asked(extras: MusevExtraSettings) -> dict:
     return {"loras": chosen, "vae": extras.vae, "ip_adapter": extras.ip_adapter}
 
 
+def told(request: dict) -> dict:
+    """What a take's request added to its model, plain, to be compared with `now`: what of it makes a difference."""
+    chosen = [each for each in request.get("loras") or () if isinstance(each, dict) and each.get("weight")]
+    return {
+        "loras": [(each.get("name"), each.get("weight")) for each in chosen],
+        "vae": request.get("vae") or "",
+        "ip_adapter": request.get("ip_adapter") or "",
+    }
+
+
+def now(extras: MusevExtraSettings) -> dict:
+    """What the next clip adds, as `told` has it."""
+    chosen = [(each.name, round(each.weight, 6)) for each in extras.loras if each.use and each.weight]
+    return {"loras": chosen, "vae": extras.vae, "ip_adapter": extras.ip_adapter}
+
+
+def sentence(plain: dict) -> str:
+    """'ink 0.7, chalk -0.3' of what `told` gives."""
+    said = [f"{name} {weight:g}" for name, weight in plain["loras"] if isinstance(weight, int | float)]
+    return ", ".join([*said, *filter(None, (plain["vae"], plain["ip_adapter"]))]) or tr("nothing")
+
+
 def wanted(extras: MusevExtraSettings) -> Iterator[tuple[str, str]]:
     """(role, id) of all that the next clip adds to its model."""
     yield from (("lora", each.name) for each in extras.loras if each.use)

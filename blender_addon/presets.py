@@ -25,7 +25,7 @@ DEFINES = [
 ]
 KEPT = (
     "width", "height", "steps", "generate_at", "generation_fps", "between", "context_frames", "context_overlap",
-    "context_schedule", "predictor", "model", "draft", "render", "occlusion",
+    "context_schedule", "predictor", "model", "extras", "draft", "render", "occlusion",
 )  # fmt: skip
 PROMPTS = ("prompt", "negative_prompt")
 

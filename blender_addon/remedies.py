@@ -12,7 +12,7 @@ import bpy
 from bpy.props import StringProperty
 from mathutils import Vector
 
-from . import session, strips
+from . import loras, session, strips
 from .engine_link import EngineState
 from .gather import SettingsError
 from .jobs import Job, JobState
@@ -35,6 +35,7 @@ class Button:
 
 
 START = Button("musev.engine_start", "Start Engine", "PLAY")
+ADD_FILE = Button("musev.model_add", "Add Model File…", "FILEBROWSER")
 FIND = Button("musev.characters_find", "Find Characters", "VIEWZOOM")
 BY_CODE = {
     "engine_not_connected": START,
@@ -50,6 +51,8 @@ BY_CODE = {
 
 def for_job(job: Job) -> list[Button]:
     """What helps against a clip's failure, by the code that the engine gave it."""
+    if job.was_unread:
+        return [Button("musev.generate_again", "Generate Again", "FILE_REFRESH", {"job": job.id})]
     if job.state is not JobState.FAILED or job.cause is None:
         return []
     code, value, words = job.cause.code, job.cause.value, job.cause.remedy
@@ -80,6 +83,12 @@ def for_settings(context: bpy.types.Context) -> list[Button]:
             buttons.append(BY_CODE["no_camera"])
     if not bpy.data.filepath and not preferences(context).output_folder:
         buttons.append(BY_CODE["unsaved"])
+    for role, id in loras.wanted(settings.extras):
+        if _absent(id):
+            buttons.append(_download(id))
+        elif role == "lora" and session.current.shelf.models and id not in session.current.shelf.models:
+            off = Button("musev.lora_remove", tr("Take off {model}", model=id), "REMOVE", {"lora": id})
+            buttons += [ADD_FILE, off]
     welcome = session.current.engine.client.welcome
     if welcome is not None and not any(m.name == settings.model and m.installed for m in welcome.models):
         parts = (settings.model, *settings.model.split(".", 1))  # a motion model on an image model

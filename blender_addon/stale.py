@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import bpy
 
-from . import clip_folder, gather, origins, prompt_track, reproduce, sources, stale_rig, stills
+from . import clip_folder, gather, loras, origins, prompt_track, reproduce, sources, stale_rig, stills
 from .clip_folder import Take
 from .protocol import ProtocolError, blob_sha256
 from .take_parts import Change, Memo, Part, Steps, concerns, model_key, note_model, parts
@@ -117,6 +117,8 @@ def _words(name: str, part: Part, memo: Memo, shown_at: int | None) -> list[Chan
     newest = memo.newest.get(model_key(request), ("", ""))[1]
     if concerned and settings.model != request.get("model"):
         found.append(Change("model", tr("The model was '{name}'.", name=request.get("model"))))
+    elif concerned and (was := loras.told(request)) != loras.now(settings.extras):
+        found.append(Change("model", tr("What was added to the model was {what}.", what=loras.sentence(was))))
     elif newest and newest != part.take.record["model"].get("sha256"):
         found.append(
             Change("model", tr("The files of the model '{name}' were others.", name=request.get("model")))

@@ -6,7 +6,7 @@ import json
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import gather, lora_panel, loras, outlook, reproduce, stack, takes
+from bl_ext.user_default.musev import gather, lora_panel, loras, outlook, remedies, reproduce, stack, takes
 from bl_ext.user_default.musev.protocol import LoraChoice
 from conftest import pump
 from test_extension import Layout
@@ -123,6 +123,33 @@ def test_what_the_engine_lacks_greys_generate_out_with_the_reason(told, extras):
     assert "isn't installed; download it" in outlook.why_not(bpy.context)
     item.name = "base"
     assert "another kind of model" in outlook.why_not(bpy.context)
+
+
+def test_a_missing_one_has_its_remedy_as_a_button(told, extras):
+    told()
+    extras.loras.add().name = "gone"
+    buttons = {button.operator: button for button in remedies.for_settings(bpy.context)}
+    assert buttons["musev.lora_remove"].properties == {"lora": "gone"} and "musev.model_add" in buttons
+    bpy.ops.musev.lora_remove(**buttons["musev.lora_remove"].properties)
+    assert names(extras) == [] and remedies.for_settings(bpy.context) == []
+
+
+def test_a_take_made_with_others_is_told_from_these(told, extras):
+    current = told()
+    bpy.ops.musev.lora_add(lora="ink", weight=0.7)
+    _, record = clip(current)
+    request = json.loads(json.dumps(record))["request"]
+    assert loras.told(request) == loras.now(extras)
+    item = extras.loras.add()
+    item.name, item.weight = "chalk", 0.0  # nothing of it
+    assert loras.told(request) == loras.now(extras)
+    item.weight = 0.1
+    assert (
+        loras.told(request) != loras.now(extras) and loras.sentence(loras.now(extras)) == "ink 0.7, chalk 0.1"
+    )
+    extras.loras.clear()
+    assert loras.told(request) != loras.now(extras) and loras.sentence(loras.now(extras)) == "nothing"
+    assert loras.told({}) == loras.now(extras)  # a take from before there were any
 
 
 def test_research_only_loras_are_told_before_the_clip_is_made(told, extras):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import presets, ui
+from bl_ext.user_default.musev import loras, presets, ui
 from conftest import USER
 from test_extension import Layout
 from test_generate import refusal
@@ -21,9 +21,9 @@ def apply(name: str) -> None:
 
 
 def values(settings) -> dict:
-    kept = {
-        name: getattr(settings, name) for name in presets.KEPT if name not in ("draft", "render", "occlusion")
-    }
+    groups = ("draft", "render", "occlusion", "extras")
+    kept = {name: getattr(settings, name) for name in presets.KEPT if name not in groups}
+    kept["loras"] = [(each.name, round(each.weight, 5), each.use) for each in settings.extras.loras]
     return kept | {"draft": (settings.draft.use, round(settings.draft.share, 5), settings.draft.steps)}
 
 
@@ -49,6 +49,8 @@ def test_the_artists_own_is_saved_applied_and_removed(empty_scene):
     settings = empty_scene.musev
     settings.width, settings.steps, settings.generate_at, settings.between = 320, 17, "RATE", "flow"
     settings.draft.use, settings.draft.share, settings.render.depth.use = True, 0.4, True
+    for name, weight in (("ink", 0.7), ("chalk", -0.25)):
+        loras.add(settings.extras, name, weight, use=weight > 0)
     settings.prompt = "a secret"
     settings.still_image = bpy.data.images.new("Still", 8, 8)
     before = values(settings)
