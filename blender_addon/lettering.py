@@ -5,6 +5,8 @@ Needs no window, and comes out the same in one. Between calls only names are kep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import bpy
 import numpy as np
 
@@ -12,6 +14,7 @@ NAME = ".musev lettering"  # of the text that is never in a scene
 SUB = 5  # scanlines a row of pixels
 LINE = 1.35  # a line's height, of the letters' size
 LONGEST = 1000  # characters that are looked at
+NARROW = 0.2  # of the letters' size: how wide the letters of a line are on average at least
 
 
 def width(text: str, size: float) -> float:
@@ -30,19 +33,20 @@ def line(text: str, size: float) -> np.ndarray:
     return _filled(points[edges[:, 0]], points[edges[:, 1]], int(points[:, 0].max()) + 2, height)
 
 
-def wrapped(text: str, size: float, room: float, lines: int) -> list[str]:
+def wrapped(text: str, size: float, room: float, lines: int) -> Iterator[str]:
     """A text in at most so many lines of `room` pixels, broken between words where that goes; "…" ends what is cut."""
-    left, broken = " ".join(text[:LONGEST].split()), []
-    while left and len(broken) < lines:
+    left = " ".join(text[:LONGEST].split())
+    for number in range(lines):
+        if not left:
+            return
         count = _fitting(left, "", size, room)
-        if count < len(left) and len(broken) == lines - 1:
-            broken.append(left[: _fitting(left, "…", size, room)].rstrip() + "…")
-            break
+        if count < len(left) and number == lines - 1:
+            yield left[: _fitting(left, "…", size, room)].rstrip() + "…"
+            return
         if count < len(left) and (space := left.rfind(" ", 0, count + 1)) > 0:
             count = space
-        broken.append(left[:count].rstrip())
+        yield left[:count].rstrip()
         left = left[count:].lstrip()
-    return broken
 
 
 def close() -> None:
@@ -55,7 +59,7 @@ def close() -> None:
 
 def _fitting(text: str, end: str, size: float, room: float) -> int:
     """How many of the characters fit, with `end` after them; at least one."""
-    low, high = 1, len(text)
+    low, high = 1, min(len(text), int(room / size / NARROW) + 1)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if width(text[:middle] + end, size) <= room else (low, middle - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import time
 import traceback
@@ -68,10 +69,11 @@ def chosen_list(name: str) -> ShotList:
 @dataclass
 class Drawing:
     """The sheet that is drawn. work: what `contact_sheet.write` does step by step; None while there is none. problem:
-    why the last one could not be drawn."""
+    why the last one could not be drawn. slowest_s: the longest step so far."""
 
     work: Iterator[Path | None] | None = None
     problem: str = ""
+    slowest_s: float = 0.0
 
     def start(self, work: Iterator[Path | None]) -> None:
         self.work, self.problem = work, ""
@@ -81,7 +83,10 @@ class Drawing:
         is nothing left to do."""
         try:
             while self.work is not None:
-                if (file := next(self.work)) is not None:
+                started = time.perf_counter()
+                file = next(self.work)
+                self.slowest_s = max(self.slowest_s, time.perf_counter() - started)
+                if file is not None:
                     show(file)
                 if time.perf_counter() >= deadline:
                     break
@@ -132,8 +137,20 @@ def show(file: Path) -> bpy.types.Image:
         editor = _new_editor()
     if editor is not None:
         editor.spaces.active.image = image
-        editor.tag_redraw()
+        bpy.app.timers.register(
+            functools.partial(_see_all, image.name), first_interval=0.1
+        )  # once it is drawn
     return image
+
+
+def _see_all(name: str) -> None:
+    """Has the Image editors that show a picture show all of it."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "IMAGE_EDITOR" and getattr(area.spaces.active.image, "name", "") == name:
+                region = next(region for region in area.regions if region.type == "WINDOW")
+                with bpy.context.temp_override(window=window, area=area, region=region):
+                    bpy.ops.image.view_all(fit_view=True)
 
 
 def _new_editor() -> bpy.types.Area:

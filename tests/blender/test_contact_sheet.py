@@ -88,16 +88,15 @@ def test_other_scripts_are_written_too(letters, text):
 
 def test_texts_are_broken_between_words_and_shortened_at_the_end(letters):
     text = "A woman walks through the rain at night, neon lights in the puddles"
-    whole = letters.wrapped(text, 16, 180, 10)
+    whole = list(letters.wrapped(text, 16, 180, 10))
     assert " ".join(whole) == text and len(whole) > 2
     assert all(letters.width(line, 16) <= 180 for line in whole)
-    short = letters.wrapped(text, 16, 180, 2)
+    short = list(letters.wrapped(text, 16, 180, 2))
     assert short[0] == whole[0] and short[1].endswith("…") and letters.width(short[1], 16) <= 180
-    broken = letters.wrapped("雨の中を歩く女性ネオンの光が水たまりに反射している", 16, 100, 10)
+    broken = list(letters.wrapped("雨の中を歩く女性ネオンの光が水たまりに反射している", 16, 100, 10))
     assert "".join(broken) == "雨の中を歩く女性ネオンの光が水たまりに反射している" and len(broken) > 2
-    assert (
-        letters.wrapped("two\n lines", 16, 500, 3) == ["two lines"] and letters.wrapped("", 16, 50, 3) == []
-    )
+    assert list(letters.wrapped("two\n lines", 16, 500, 3)) == ["two lines"]
+    assert list(letters.wrapped("", 16, 50, 3)) == list(letters.wrapped("  ", 16, 50, 1)) == []
 
 
 # --- the picture ----------------------------------------------------------------------------------
