@@ -125,6 +125,10 @@ class MUSEV_OT_model_verify(ModelOperator, bpy.types.Operator):
     def word(self, model: ShelfModel) -> VerifyModel:
         if not model.installed:
             raise SettingsError(tr("The model '{id}' isn't installed; download it first.", id=model.id))
+        if model.role == "shipped":
+            raise SettingsError(
+                tr("The model '{id}' came with the engine; install that again to have it anew.", id=model.id)
+            )
         return VerifyModel(model.id)
 
 

@@ -121,7 +121,7 @@ def draw_model(layout: bpy.types.UILayout, model: ShelfModel, width: int) -> Non
         draw_text(row, tr("Its file is gone; add it again."), width, "ERROR")
     elif not model.installed:
         row.operator("musev.model_download", text="Download", icon="IMPORT").model = model.id
-    else:
+    elif model.role != "shipped":
         row.operator("musev.model_verify", text="Verify", icon="VIEWZOOM").model = model.id
     if model.removable:
         row.operator("musev.model_remove", text="Remove", icon="TRASH").model = model.id

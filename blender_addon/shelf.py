@@ -11,8 +11,8 @@ from .client import ClientState, ConnectionLost, EngineClient, Event
 from .protocol import AskModels, ModelProgress, ModelShelf, Problem, Refused, ShelfModel, Welcome
 
 ROLES = {  # as they are listed, and what they are called
-    "motion": "Motion", "t2i": "Image", "vae": "Image", "tokenizer": "Image", "controlnet": "Control",
-    "annotator": "Detector", "image-encoder": "Look", "ip-adapter": "Look", "faceid": "Face", "lora": "LoRA",
+    "shipped": "Embedded", "motion": "Motion", "t2i": "Image", "vae": "Image", "tokenizer": "Image",
+    "controlnet": "Control", "annotator": "Detector", "image-encoder": "Look", "ip-adapter": "Look", "faceid": "Face", "lora": "LoRA",
     "embedding": "Words",
 }  # fmt: skip
 COMMERCIAL = {  # whether one may sell what a model makes

@@ -219,9 +219,19 @@ class Shelf:
 
 
 def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
-    """All known models. Looks for each one's files, which takes a moment."""
+    """What came with the engine, all known models, and those that were added. Looks for each one's files, which takes a
+    moment."""
     from musev_engine import registry
 
+    shipped = tuple(
+        ShelfModel(
+            info.name, "shipped", "The embedded model: whole, needs no download", info.licence, "",
+            info.licence.startswith("cc0") or None,
+            info.size_bytes, installed=True,
+        )
+        for info in ready
+        if info.source == "shipped"
+    )  # fmt: skip
     models = tuple(
         ShelfModel(
             model.id, model.role, model.about, licence_of(model), model.licence_url, model.commercial, model.size,
@@ -229,7 +239,7 @@ def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
         )
         for model in registry.listing().values()
     )  # fmt: skip
-    return ModelShelf(models, ready, offline())
+    return ModelShelf(shipped + models, ready, offline())
 
 
 def licence_of(model) -> str:

@@ -72,7 +72,10 @@ def shelf(talk):
 
 def test_the_shelf_tells_every_known_model_and_no_path(talk, tmp_path):
     told, models = shelf(talk)
-    assert list(models) == list(registry.known()) and told.offline == ""
+    assert list(models) == ["mini", *registry.known()] and told.offline == ""
+    mini = models["mini"]
+    assert (mini.role, mini.licence, mini.installed, mini.removable) == ("shipped", "cc0-1.0", True, False)
+    assert mini.commercial is True
     canny, musev = models[CANNY], models["musev"]
     assert (canny.role, canny.licence, canny.commercial) == ("controlnet", LICENCE, True)
     assert not (canny.installed or canny.removable) and canny.licence_url.startswith("https://")
@@ -92,7 +95,7 @@ def test_a_model_is_downloaded_verified_and_removed_and_everybody_is_told(talk, 
     assert said[0].state in ("waiting", "running") and {event.action for event in said} == {"download"}
     assert (registry.find(CANNY) / "diffusion_pytorch_model.safetensors").read_bytes() == WEIGHTS
     news = talk.until(ModelShelf)  # without having asked
-    assert {model.id for model in news.models if model.installed} == {CANNY}
+    assert {model.id for model in news.models if model.installed} == {"mini", CANNY}
     menus = talk.until(
         Menus, count=1 + len([e for e in talk.events[: talk.events.index(news)] if type(e) is Menus])
     )
