@@ -229,7 +229,7 @@ class Driver:
             low = self.lowest(region)
             for column in (part, 0.5, 0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1):
                 x = region.x + int(column * (region.width - TABS))
-                for y in range(region.y + region.height - 4, low, -9):
+                for y in range(region.y + region.height - 4, low, -12):  # a button is 20 high
                     yield from self.move(x, y)
                     seen.add(found := self.under_mouse())
                     if wanted in found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import shutil
 from pathlib import Path
 
 import bpy
@@ -39,10 +40,12 @@ def install(driver: Driver) -> Steps:
 
 
 def sit_down(driver: Driver, frames: int = 12) -> Steps:
-    """Opens the dancer's file, makes the sequencer fill the window, opens its sidebar and makes it 300 pixels wide."""
+    """Opens a copy of the dancer's file, makes the sequencer fill the window, its sidebar open and 300 pixels wide."""
     yield from install(driver)
     driver.step("open the dancer in the sequencer")
-    bpy.ops.wm.open_mainfile(filepath=str(FOLDER / "dancer.blend"), load_ui=False)
+    own = FOLDER / driver.results[-1]["flow"]
+    own.mkdir(exist_ok=True)
+    bpy.ops.wm.open_mainfile(filepath=str(shutil.copy2(FOLDER / "dancer.blend", own)), load_ui=False)
     yield from driver.turns(5)
     show_scene(driver)
     screen = driver.window.screen
@@ -149,6 +152,58 @@ def files_of(driver: Driver) -> list[str]:
 
 
 # --- the flows --------------------------------------------------------------------------------------------
+
+
+def first_time(driver: Driver) -> Steps:
+    """docs/first-clip.md, by someone who has never had the extension, after `make demo` (the first action)."""
+    bpy.context.preferences.view.show_splash = False
+    driver.step("2: drop the zip onto the window, press OK")
+    (archive,) = FOLDER.glob("*.zip")
+    yield from driver.move(500, 1200)
+    with bpy.context.temp_override(window=driver.window):
+        bpy.ops.extensions.package_install_files("INVOKE_DEFAULT", url=str(archive))
+    yield from driver.turns(20)
+    driver.picture("drop")
+    yield from driver.key("RET")
+    yield from driver.until(lambda: MODULE in bpy.context.preferences.addons, "the extension is enabled", 20)
+
+    bpy.ops.wm.open_mainfile(filepath=str(FOLDER / "dancer.blend"))  # as `make demo` leaves it
+    yield from driver.turns(5)
+    settle(driver)
+    driver.scene.frame_end = 12
+    (FOLDER / "demo").mkdir()
+    bpy.ops.wm.save_as_mainfile(filepath=str(FOLDER / "demo" / "dancer.blend"))
+    bpy.ops.wm.read_homefile()
+    yield from driver.turns(5)
+
+    driver.step("3: open the demo's file")
+    bpy.ops.wm.open_mainfile(filepath=str(FOLDER / "demo" / "dancer.blend"))
+    yield from driver.turns(10)
+    driver.step("4: Shift+F8 over the largest editor, N, the tab MuseV")
+    largest = max(driver.window.screen.areas, key=lambda area: area.width * area.height)
+    yield from driver.move(largest.x + largest.width // 3, largest.y + largest.height // 2)
+    yield from driver.key("F8", shift=True)
+    yield from driver.until(lambda: largest.type == "SEQUENCE_EDITOR", "the editor is a sequencer", 10)
+    if not largest.spaces[0].show_region_ui:
+        yield from driver.key("N", "n")
+    yield from driver.until(lambda: driver.region().width > 1, "the sidebar is open", 10)
+    yield from driver.turns(10)
+    region = driver.region()
+    for y in range(region.y + region.height - 20, region.y, -20):
+        if region.active_panel_category == "MuseV":
+            break
+        yield from driver.click(region.x + region.width - 10, y)
+    driver.check(region.active_panel_category == "MuseV", "the tab MuseV is there and open")
+    yield from driver.show("first_sight", whole=True)
+    driver.step("5: press Start")
+    yield from driver.press("musev.engine_start")
+    yield from driver.until(lambda: driver.session.engine.state.name == "ON", "the engine runs")
+    driver.step("6: press Generate")
+    yield from generate(driver)
+    yield from comes_to(driver, "DONE")
+    driver.check(len(set(files_of(driver))) == 12, "the strip has 12 different frames")
+    yield from driver.show("first_clip", whole=True)
+    yield from leave(driver)
 
 
 def story(driver: Driver) -> Steps:

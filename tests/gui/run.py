@@ -24,9 +24,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ENGINE_PYTHON = ROOT / ".venv" / "bin" / "python"
-FAKES = ("work", "queue", "fail", "tight", "offline", "old")
+FAKES = ("work", "queue", "fail", "tight", "offline", "old", "fail_some")
 WIDTH, HEIGHT = 1100, 2400  # high enough for a sidebar with all its panels open
 sys.path.insert(0, str(ROOT))
+ENGINE_OUTSIDE = """# The engine that Blender starts: has a real one started outside, tells its greeting, and lives.
+cd "$(dirname "$0")" && umask 077 && printf %s "$MUSEV_TOKEN" > wanted.part && mv wanted.part wanted
+while [ ! -s greeting ]; do sleep 0.1; done
+cat greeting
+exec sleep 86400
+"""
 
 
 def stage(folder: Path) -> None:
@@ -35,21 +41,22 @@ def stage(folder: Path) -> None:
 
     for file in HERE.glob("*.py"):
         shutil.copy2(file, folder)
-    build_extension.build(folder)
+    (folder / "engine.sh").write_text(ENGINE_OUTSIDE)
+    build_extension.build(folder, engine=f"/bin/sh {folder / 'engine.sh'}")
     maker = [sys.executable, str(ROOT / "examples" / "dancer.py"), str(folder)]
     subprocess.run(maker, check=True, stdout=subprocess.DEVNULL)
     (folder / "shots").mkdir()
 
 
 @contextlib.contextmanager
-def engine(name: str, folder: Path) -> Iterator[dict]:
-    """An engine while the block runs: its address, and the file with its token."""
-    token = secrets.token_urlsafe(24)
+def engine(name: str, folder: Path, token: str = "") -> Iterator[dict]:
+    """An engine while the block runs: its greeting, its address, and the file with its token."""
+    token = token or secrets.token_urlsafe(24)
     token_file = folder / f"token_{name}"
     token_file.touch(0o600)
     token_file.write_text(token)
-    if name == "real":
-        command = [str(ENGINE_PYTHON), "-m", "server", "--state-dir", str(folder / "engine")]
+    if name in ("real", "started"):
+        command = [str(ENGINE_PYTHON), "-m", "server", "--state-dir", str(folder / f"engine_{name}")]
     else:
         command = [str(ENGINE_PYTHON), str(ROOT / "tests" / "blender" / "fake_engine.py"), "--do", name]
     process = subprocess.Popen(
@@ -58,7 +65,7 @@ def engine(name: str, folder: Path) -> Iterator[dict]:
     )  # fmt: skip
     try:
         greeting = json.loads(process.stdout.readline())
-        yield {"url": greeting["url"], "token_file": str(token_file)}
+        yield {"url": greeting["url"], "token_file": str(token_file), "greeting": greeting}
     finally:
         process.terminate()
         process.wait(30)
@@ -105,8 +112,10 @@ def x_server(blender: list[str], folder: Path) -> tuple[subprocess.Popen | None,
     )
 
 
-def run(blender: list[str], folder: Path, limit_s: float) -> int:
-    """Blender with the flows until it ends by itself; its exit status, 124 when it took too long."""
+def run(blender: list[str], folder: Path, limit_s: float, stack: contextlib.ExitStack) -> int:
+    """Blender with the flows until it ends by itself; its exit status, 124 when it took too long. The engine that it
+    starts runs here, until `stack` ends.
+    """
     server, display = x_server(blender, folder)
     command = [
         *blender, "--factory-startup", "--offline-mode", "--enable-event-simulate", "--gpu-backend", "opengl",
@@ -119,12 +128,19 @@ def run(blender: list[str], folder: Path, limit_s: float) -> int:
                 command, env={**os.environ, "DISPLAY": display, "LIBGL_ALWAYS_SOFTWARE": "1"},
                 stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
             )  # fmt: skip
-            try:
-                return process.wait(limit_s)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.wait()
-                return 124
+            deadline = time.monotonic() + limit_s
+            while process.poll() is None:
+                if (folder / "wanted").exists():
+                    token = (folder / "wanted").read_text()
+                    (folder / "wanted").unlink()
+                    told = stack.enter_context(engine("started", folder, token))["greeting"]
+                    (folder / "greeting").write_text(json.dumps(told) + "\n")
+                if time.monotonic() > deadline:
+                    os.killpg(process.pid, 9)
+                    process.wait()
+                    return 124
+                time.sleep(0.1)
+            return process.returncode
     finally:
         if server is not None:
             server.terminate()
@@ -175,7 +191,7 @@ def main() -> int:
         engines = {name: stack.enter_context(engine(name, folder)) for name in ("real", *FAKES)}
         plan = {"engines": engines, "only": arguments.only}
         (folder / "plan.json").write_text(json.dumps(plan))
-        status = run(shlex.split(arguments.blender), folder, arguments.limit)
+        status = run(shlex.split(arguments.blender), folder, arguments.limit, stack)
         well = report(folder, status)
         shutil.rmtree(arguments.output, ignore_errors=True)
         arguments.output.mkdir(parents=True)

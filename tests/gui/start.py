@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from batch import night
 from driver import Driver, start_afresh
-from flows import story
+from flows import first_time, story
 from states import STATES
 
 start_afresh()
-Driver({"story": story, **STATES}).start()
+Driver({"first_time": first_time, "story": story, **STATES, "night": night}).start()
