@@ -12,8 +12,8 @@ from .protocol import AskModels, ModelProgress, ModelShelf, Problem, Refused, Sh
 
 ROLES = {  # as they are listed, and what they are called
     "shipped": "Embedded", "motion": "Motion", "t2i": "Image", "vae": "Image", "tokenizer": "Image",
-    "controlnet": "Control", "annotator": "Detector", "image-encoder": "Look", "ip-adapter": "Look", "faceid": "Face", "lora": "LoRA",
-    "embedding": "Words",
+    "controlnet": "Control", "annotator": "Detector", "image-encoder": "Look", "ip-adapter": "Look",
+    "faceid": "Face", "lora": "LoRA", "embedding": "Words",
 }  # fmt: skip
 COMMERCIAL = {  # whether one may sell what a model makes
     True: "commercial use allowed", False: "no commercial use", None: "commercial use not known",
