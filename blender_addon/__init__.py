@@ -16,6 +16,7 @@ def _modules() -> tuple:
         live_picture,
         lora_panel,
         loras,
+        lost,
         menus,
         model_add,
         models,
@@ -51,7 +52,7 @@ def _modules() -> tuple:
         operators,
         stale_badge, stale_watch,
         compare, live_picture, ui, prompt_panel, lora_panel, models, model_add, alignment, source_panel,
-        characters_panel, panel, remedies,
+        characters_panel, panel, remedies, lost,
         scene_copy, views, stack_verbs, stack_panel, again, redo_verbs, pin_verbs, shot_verbs, sheet_verbs,
         models_panel, diagnostics, licences, presets, strip_verbs, menus, session,
     )  # fmt: skip

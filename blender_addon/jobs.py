@@ -47,7 +47,8 @@ class Job:
     order; each then names in `request` what it read. about: what `take.json` tells beyond request and engine.
 
     owner, place: for the engine's queue. like: a clip that reads the same scene just before; what it read serves this
-    one too. retry_of: the job of the engine's store that this one repeats, whose inputs it still has.
+    one too. retry_of: the job of the engine's store that this one repeats, whose inputs it still has. stage: what its
+    `job.json` says of it; "" while there is none. lock: of `job_files`.
     """
 
     id: str
@@ -82,6 +83,8 @@ class Job:
     cause: Problem | None = None  # the same as the engine said it, with its code
     resumable: bool = False  # failed on this side (say, the disk was full) while the engine has the clip
     strip: str = ""
+    stage: str = ""
+    lock: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -97,6 +100,11 @@ class Job:
     def is_kept(self) -> bool:
         """Whether its inputs are kept beside its take."""
         return self.request.result == "clip" and self.reproduces is None
+
+    @property
+    def was_unread(self) -> bool:
+        """Whether an earlier Blender had not yet read from the scene what it needs."""
+        return self.state is JobState.FAILED and self.stage == "reading" and self.lock is not None
 
     @property
     def retriable(self) -> bool:

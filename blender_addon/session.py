@@ -15,11 +15,12 @@ from pathlib import Path
 
 import bpy
 
-from . import job_files, kept, reproduce, shot_record, splice, stack, strips, takes
+from . import clip_folder, job_files, kept, reproduce, shot_record, splice, stack, strips, takes
 from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
 from .forecast import Forecast
+from .job_files import Stage
 from .jobs import IN_ENGINE, Job, JobState, sidecar
 from .live_strip import LiveStrips
 from .protocol import (
@@ -142,8 +143,22 @@ class Session:
         return self._owner
 
     def forget_ended(self) -> None:
-        """Takes ended clips off the list; their takes stay."""
+        """Takes ended clips off the list; their takes stay. Raises TakeError."""
+        for job in self.jobs:
+            if job.was_unread:
+                self._forget_unread(job)
         self.jobs = [job for job in self.jobs if not job.ended]
+
+    def replace_unread(self, old: Job, new: Job) -> None:
+        """Takes a clip in place of one that an earlier Blender had not read. Raises TakeError."""
+        self._forget_unread(old)
+        self.jobs.remove(old)
+        self.submit(new)
+
+    def _forget_unread(self, job: Job) -> None:
+        """Takes away what an earlier Blender left of a clip that it had not read. Raises TakeError."""
+        job_files.remove(job)
+        takes.discard(job.take)
 
     def job(self, job_id: str | None) -> Job | None:
         return next((job for job in self.jobs if job.id == job_id), None)
@@ -189,7 +204,7 @@ class Session:
         for job in self.jobs:
             if time.perf_counter() >= deadline:
                 break
-            if job.state is JobState.CAPTURING and job is not reading:
+            if job.state is JobState.CAPTURING and job is not reading and (job.stage or not job.is_kept):
                 continue
             try:
                 self._advance(job, deadline)
@@ -201,7 +216,9 @@ class Session:
                 self._end(job, JobState.FAILED, problem)
 
     def _advance(self, job: Job, deadline: float) -> None:
-        if job.state is JobState.CAPTURING and job.like is not None:
+        if job.state is JobState.CAPTURING and not job.stage and job.is_kept:
+            job_files.write(job, Stage.READING)
+        elif job.state is JobState.CAPTURING and job.like is not None:
             job.share_capture()
         elif job.state is JobState.CAPTURING:
             if self._has_room(job):
@@ -215,6 +232,13 @@ class Session:
                 self.engine.client.resume(job.id, tuple(sorted(job.have)))
             else:
                 self._hand_over(job)
+        elif job.state is JobState.HELD and not job.phase and job.stage != Stage.KEPT:
+            self._keep(job)  # while there is no engine, so that Blender may be closed
+
+    def _keep(self, job: Job) -> None:
+        """Keeps one more input of a clip on the disk, and at last that all are there. Raises TakeError."""
+        if job.is_kept and job_files.keep_next(job):
+            job_files.write(job, Stage.KEPT)
 
     def _has_room(self, reading: Job) -> bool:
         """Whether the inputs of one more clip may be held in memory. Where not, an input of a clip that the engine has
@@ -233,8 +257,8 @@ class Session:
 
     def _hand_over(self, job: Job) -> None:
         """Gives a clip to the engine; from now on its folder says whose it is. Raises TakeError."""
-        if job.request.result == "clip":
-            job_files.write(job)
+        if job.is_kept:
+            job_files.write(job, Stage.GIVEN)
         if job.retry_of:
             self.engine.client.send(Retry(job.id, job.retry_of, job.place, job.owner))
         else:
@@ -295,8 +319,18 @@ class Session:
             job_files.remove(job)
             if state is JobState.CANCELLED or (state is JobState.FAILED and not job.have):
                 takes.discard(job.take)
+                self._forget_inputs(job)
         except takes.TakeError as error:
             job.problem = " ".join(filter(None, (problem, str(error))))
+
+    def _forget_inputs(self, job: Job) -> None:
+        """Removes what was kept for a clip that won't be made, unless another one has it too. Raises TakeError."""
+        if told := job.about.pop(kept.KEY, None):
+            clip = job.take.parent
+            others = (other.about.get(kept.KEY, {}) for other in self.jobs if other.take.parent == clip)
+            needed = {sha256 for each in others for sha256 in each}
+            needed |= {sha256 for take in clip_folder.read(clip).takes for sha256 in kept.of(take.record)}
+            kept.forget(clip, set(told) - needed)
 
     def _show_preview(self, job: Job, png: bytes | None) -> None:
         """Keeps the newest one in a file of its own, for the panel; None: no more."""
@@ -441,9 +475,28 @@ class Session:
         roots = [Path(bpy.path.abspath(root)) for root in ("//musev", unsaved) if root]
         clips = {*shown, *(path for root in roots for path in root.glob("*") if path.is_dir())}
         for job in job_files.found(sorted(clips), job_files.owner(), blend):
-            if self.job(job.id) is None:
-                job.file_number = self.file_number
-                self.jobs.append(job)
+            if self.job(job.id) is not None:  # on a disk without locks
+                job_files.release(job)
+                continue
+            job.file_number = self.file_number
+            self.jobs.append(job)
+            if job.was_unread:
+                shot_record.note(job)
+
+    def leave(self) -> None:
+        """Leaves the clips to the next Blender: those that the engine has, those that it lacks, which are kept, and
+        those that are not read yet, which that one will tell of."""
+        for job in self.jobs:
+            job.stop_capturing()
+            try:
+                while (
+                    job.state is JobState.HELD and not job.phase and job.is_kept and job.stage != Stage.KEPT
+                ):
+                    self._keep(job)
+            except takes.TakeError as error:
+                print(f"MuseV: {job.clip} is lost: {error}")
+            job_files.release(job)
+        self.jobs = []
 
     def file_saved(self) -> None:
         for job in self.jobs:
@@ -542,10 +595,9 @@ def unregister() -> None:
     bpy.app.timers.unregister(_timer)
     for event, handler in HANDLERS.items():
         getattr(bpy.app.handlers, event).remove(handler)
-    for job in current.jobs:
-        if job.state is JobState.CAPTURING:
-            current.cancel(job.id)
-    if any(job.state in (*IN_ENGINE, JobState.HELD) for job in current.jobs):
+    goes_on = any(job.state in (*IN_ENGINE, JobState.HELD) for job in current.jobs)
+    current.leave()
+    if goes_on:
         # The engine goes on, and ends once Blender has ended and its queue is empty.
         current.engine.client.close()
     else:

@@ -58,7 +58,7 @@ def settled(current, job) -> None:
 def still_there(current, job) -> list[str]:
     """What lies in the clip's folder that isn't the take's."""
     pump(lambda: not current.live.busy)
-    return sorted(path.name for path in job.take.parent.iterdir())
+    return sorted(path.name for path in job.take.parent.iterdir() if path.suffix != ".lock")
 
 
 # --- the strip ------------------------------------------------------------------------------------

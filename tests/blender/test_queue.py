@@ -310,6 +310,7 @@ def reopened(engine, rain, tmp_path):
     bpy.ops.wm.save_as_mainfile(filepath=blend)
     job = generate(host)
     pump(lambda: len(job.have) == 2)
+    host.leave()
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     guest = session.Session()
     session.current = guest

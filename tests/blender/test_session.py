@@ -61,14 +61,14 @@ def test_one_clip_at_a_time_is_read(current, tmp_path):
         current.tick()
         seen.append(sum(capture.done != was for capture, was in zip(captures, before, strict=True)))
         assert one.state is not JobState.CAPTURING or other.captures[0].done == 0
-    assert seen == [1, 1, 1, 0] * 3 and one.state is other.state is JobState.HELD
+    assert [count for count in seen if count] == [1] * 9 and one.state is other.state is JobState.HELD
 
 
 def test_cancel_puts_back_what_is_being_read(current, tmp_path):
     first, second = Reading(), Reading()
     reading = job(tmp_path, first, second)
     current.submit(reading)
-    for _ in range(5):
+    while not second.done:
         current.tick()
     assert (first.cancelled, second.done, second.cancelled) == (1, 1, 0)  # the first one is through
     current.cancel(reading.id)

@@ -427,7 +427,7 @@ def test_a_reopened_blender_goes_on_with_the_list(engine, board, tmp_path):
     pump(lambda: all(len(job.have) == 2 for job in jobs))
     bpy.ops.wm.save_mainfile()
     bpy.ops.musev.engine_stop()
-    current.jobs.clear()  # as in a Blender that has just begun
+    current.leave()  # as a Blender that is closed
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
     found = current.jobs
     assert [shot_record.of(job)[1] for job in found] == [1, 2]
