@@ -69,8 +69,10 @@ def remaining(seconds: float) -> str:
 
 def job_title(job: Job) -> str:
     """Which clip it is, and how it ended: 'Dancer, take 2: cancelled'."""
-    number = job.take.name.removeprefix("take_")
+    number = (job.reproduces or job.take).name.removeprefix("take_")
     title = tr("{clip}, take {number}", clip=job.clip, number=int(number)) if number.isdecimal() else job.clip
+    if job.reproduces is not None:
+        title = tr("{clip} again", clip=title)
     return f"{title}: {tr(job.state.value)}" if job.ended else title
 
 

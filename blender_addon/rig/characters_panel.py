@@ -249,7 +249,7 @@ class MUSEV_PT_characters(Sidebar, bpy.types.Panel):
         layout, settings = self.layout, strips.shown_scene(context).musev
         row = layout.row(align=True)
         row.operator("musev.characters_find", text="Find", icon="VIEWZOOM")
-        row.operator("musev.characters_add", icon="ADD")
+        row.operator("musev.characters_add", text="Add Selected", icon="ADD")
         row = layout.row()
         row.template_list("MUSEV_UL_people", "", settings, "people", settings, "people_index", rows=3)
         column = row.column(align=True)

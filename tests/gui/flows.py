@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import shutil
+import time
 from pathlib import Path
 
 import bpy
@@ -293,4 +294,36 @@ def story(driver: Driver) -> Steps:
         yield from driver.press("musev.take_previous(", ARROW)
         yield from driver.until(lambda take=take: shown_take(driver) == take, f"{take} is shown", 5)
     yield from driver.show("reopened")
+    yield from leave(driver)
+
+
+def stall(driver: Driver) -> Steps:
+    """How long the extension's timer holds Blender's main thread while 240 frames of 512 x 512 stream into the window.
+    Only told: on a busy machine the longest turn is other processes' work; `cpu` is the thread's own time."""
+    yield from sit_down(driver, 240)
+    yield from connect(driver, "work")
+    settings, current, turns = driver.scene.musev, driver.session, []
+    settings.mode, settings.prompt, settings.width, settings.height = "text", "rain", 512, 512
+    real = current.tick
+
+    def timed(*budget) -> bool:
+        started, own = time.perf_counter(), time.thread_time()
+        try:
+            return real(*budget)
+        finally:
+            turns.append((time.perf_counter() - started, time.thread_time() - own))
+
+    driver.step("press Generate: 240 frames of 512 x 512")
+    current.tick = timed
+    try:
+        yield from generate(driver)
+        yield from comes_to(driver, "DONE")
+    finally:
+        del current.tick
+    for name, seconds in zip(
+        ("longest turn", "longest turn, cpu"), map(max, zip(*turns, strict=True)), strict=True
+    ):
+        driver.fact(name, f"{seconds * 1000:.1f} ms of {len(turns)}")
+    driver.fact("placing the strip", f"{current.longest_place_s * 1000:.1f} ms")
+    driver.check(len(strip(driver).elements) == 240, "the strip has 240 frames")
     yield from leave(driver)

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -25,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ENGINE_PYTHON = ROOT / ".venv" / "bin" / "python"
 FAKES = ("work", "queue", "fail", "tight", "offline", "old", "fail_some")
-WIDTH, HEIGHT = 1100, 2400  # high enough for a sidebar with all its panels open
+WIDTH, HEIGHT = 1100, 3000  # high enough for a sidebar with all its panels open
 sys.path.insert(0, str(ROOT))
 ENGINE_OUTSIDE = """# The engine that Blender starts: has a real one started outside, tells its greeting, and lives.
 cd "$(dirname "$0")" && umask 077 && printf %s "$MUSEV_TOKEN" > wanted.part && mv wanted.part wanted
@@ -169,6 +170,11 @@ def report(folder: Path, status: int) -> bool:
             print(f"          at: {(flow.get('steps') or ['the beginning'])[-1]}")
             print("          " + problem.strip().replace("\n", "\n          "))
             print(f"          picture: {flow.get('picture', 'none')}")
+    said = (folder / "blender.log").read_text(errors="replace")
+    if found := re.search(r"Traceback \(most recent|Python script error", said):
+        told = said[max(0, found.start() - 200) : found.start() + 1500]
+        print("  FAILED  Blender's console has:\n          " + told.strip().replace("\n", "\n          "))
+        well = False
     if status:
         print(f"Blender ended with {status}: see blender.log")
     return well

@@ -6,8 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from batch import night
 from driver import Driver, start_afresh
-from flows import first_time, story
+from flows import first_time, stall, story
 from states import STATES
 
 start_afresh()
-Driver({"first_time": first_time, "story": story, **STATES, "night": night}).start()
+Driver({"first_time": first_time, "story": story, **STATES, "stall": stall, "night": night}).start()

@@ -220,10 +220,14 @@ def panels(driver: Driver) -> Steps:
 
     driver.step("the preferences")
     bpy.ops.preferences.addon_show(module=MODULE)
+    yield from driver.turns(30)
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[-1]):
+        bpy.ops.wm.window_close()  # too low for them: they are shown where the sequencer was
+    area = driver.area
+    area.type = "PREFERENCES"
     yield from driver.turns(60)
     driver.picture("preferences")
-    with bpy.context.temp_override(window=bpy.context.window_manager.windows[-1]):
-        bpy.ops.wm.window_close()
+    area.type = "SEQUENCE_EDITOR"
     yield from driver.turns(20)
     yield from leave(driver)
 
