@@ -237,7 +237,8 @@ OURS: tuple[Option, ...] = tuple(
          "supported": "`Clip.eta`"},
         {"name": "--overlap_weights", "default": None, "effect": "how windows meet; None: flat, as MuseV, for its "
          "schedules, else triangular", "supported": "`Clip.overlap_weights`", "choices": ("flat", "triangular")},
-        {"name": "--lora", "default": None, "effect": "files of LoRAs, with commas, each as FILE or FILE:WEIGHT",
+        {"name": "--lora", "default": None, "effect": "files of LoRAs, or ids of those in the models "
+         "folder, with commas, each as FILE or FILE:WEIGHT",
          "supported": f"{MODELS} loras"},
         {"name": "--checkpoints", "default": None, "effect": "the models folder, in MuseV's layout",
          "supported": f"{MODELS} source; None: ./checkpoints, else that of `musev models path`"},

@@ -193,13 +193,11 @@ def _loras(options: argparse.Namespace) -> list[tuple[Path, float]]:
     for text in filter(None, (options.lora or "").split(",")):
         path, _, weight = text.strip().rpartition(":")
         try:
-            loras.append(
-                (_existing(path, "--lora"), float(weight)) if path else (_existing(weight, "--lora"), 1.0)
-            )
+            loras.append((_lora(path), float(weight)) if path else (_lora(weight), 1.0))
         except ValueError as error:
             if isinstance(error, EngineError):
                 raise
-            loras.append((_existing(text.strip(), "--lora"), 1.0))  # a colon that belongs to the path
+            loras.append((_lora(text.strip()), 1.0))  # a colon that belongs to the path
     for path, _ in loras:  # before anything large is read
         check_lora(path)
     if options.lcm_model_name:
@@ -213,6 +211,14 @@ def _loras(options: argparse.Namespace) -> list[tuple[Path, float]]:
         )
         loras.append((found[0] if found else registry.find("lcm-lora-sdv1-5"), 1.0))
     return loras
+
+
+def _lora(text: str) -> Path:
+    """A file, or one of the models folder by its id."""
+    model = None if Path(text).expanduser().exists() else registry.listing().get(text)
+    return (
+        registry.find(model.id) if model is not None and model.role == "lora" else _existing(text, "--lora")
+    )
 
 
 def _embeddings(source: Path, options: argparse.Namespace) -> list[Path]:

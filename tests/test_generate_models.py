@@ -1,5 +1,6 @@
 """Which models `musev text2video` and `video2video` take, by MuseV's names and folders or ours."""
 
+import argparse
 import json
 import shutil
 
@@ -8,10 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from musev_engine import pipeline
+from musev_engine import added, pipeline, registry, task_models
+from musev_engine.errors import EngineError
 from musev_engine.networks import MOTION_KEYS
 from server import cli
+from tests import model_files
 from tests.commands import frames_of, mini, run
+from tests.model_files import write
 from tests.test_pose_guider import guider
 
 pytest_plugins = ["tests.commands"]
@@ -120,6 +124,18 @@ def test_lcm_wants_its_file(here, capsys):
         mini("text2video", "--prompt=a", "--lcm_model_name=lcm", "--lcm_model_cfg_path=lcm.safetensors") == 3
     )
     assert "lcm.safetensors" in capsys.readouterr().err
+
+
+def test_a_lora_of_the_models_folder_goes_by_its_id(here, monkeypatch):
+    monkeypatch.setenv("MUSEV_MODELS", str(here / "models"))
+    path = write(here / "in.safetensors", model_files.lora())
+    added.add_file(path, added.Wanted("style", path.suffix, path.stat().st_size))
+    options = argparse.Namespace(lora=f"style:0.5,{path}", lcm_model_name=None)
+    assert task_models._loras(options) == [(registry.find("style"), 0.5), (path, 1.0)]
+    added.add_file(path, added.Wanted("other", path.suffix, path.stat().st_size))
+    registry.find("other").unlink()
+    with pytest.raises(EngineError, match="Add its file again"):
+        task_models._loras(argparse.Namespace(lora="other", lcm_model_name=None))
 
 
 def test_a_few_step_lora_brings_its_steps_and_guidance_unless_they_are_given(
