@@ -148,6 +148,16 @@ def run(blender: list[str], folder: Path, limit_s: float, stack: contextlib.Exit
             server.wait()
 
 
+def is_valid(blender: list[str], folder: Path) -> bool:
+    """Whether this Blender's own tool finds the zip in order."""
+    (archive,) = folder.glob("*.zip")
+    command = [*blender, "--factory-startup", "--command", "extension", "validate", str(archive)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    well = done.returncode == 0 and "Success" in done.stdout
+    print("extension validate: clean" if well else f"FAILED  extension validate:\n{done.stdout}")
+    return well
+
+
 def report(folder: Path, status: int) -> bool:
     """Tells what was seen; True if every flow ended well."""
     file = folder / "results.json"
@@ -187,7 +197,7 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=ROOT / "out" / "gui", help="where screenshots and logs are left"
     )
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(
@@ -197,8 +207,9 @@ def main() -> int:
         engines = {name: stack.enter_context(engine(name, folder)) for name in ("real", *FAKES)}
         plan = {"engines": engines, "only": arguments.only}
         (folder / "plan.json").write_text(json.dumps(plan))
+        valid = is_valid(shlex.split(arguments.blender), folder)
         status = run(shlex.split(arguments.blender), folder, arguments.limit, stack)
-        well = report(folder, status)
+        well = report(folder, status) and valid
         shutil.rmtree(arguments.output, ignore_errors=True)
         arguments.output.mkdir(parents=True)
         for name in ("results.json", "blender.log"):
