@@ -103,6 +103,9 @@ class Shelf:
         except (ValueError, OSError):
             del self.work[wanted.id]
             raise
+        if self.work.get(wanted.id) is not arriving:
+            arrival.drop()
+            raise ProtocolError("Another client cancelled it", wanted.id, "Add the file again.", "cancelled")
         self._arrivals[wanted.id] = arrival
         await self._tell(dataclasses.replace(arriving, state="running"))
         return arrival

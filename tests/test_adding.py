@@ -28,6 +28,7 @@ from musev_engine import registry
 from tests import model_files
 from tests.conversation import Conversation, eventually, running_engine, text_request
 from tests.model_files import write
+from tests.test_registry import put
 
 ENDED = ("done", "failed", "cancelled")
 
@@ -247,6 +248,24 @@ def test_a_lora_that_does_not_fit_is_refused_before_the_clip_is_queued(talk, roo
     job = talk.submit(text_request(loras=(LoraChoice("nothing"),)))
     assert talk.until(Refused, job).problem.code == "unknown_model"
     assert json.loads((root / ".added" / "style.json").read_text())["role"] == "lora"
+
+
+def test_a_base_model_is_to_be_chosen_at_once_and_says_its_licence(talk, root, tmp_path):
+    put(root, "musev")
+    add(
+        talk,
+        write(tmp_path / "in.safetensors", model_files.base()),
+        "my.own",
+        licence="CreativeML OpenRAIL-M",
+    )
+    ended(talk, id="my.own")
+    talk.client.send(AskModels())
+    (ready,) = [model for model in talk.until(ModelShelf).ready if model.source != "shipped"]
+    assert ready.name == "musev.my.own"
+    assert ready.licence == "non-commercial research only and CreativeML OpenRAIL-M"
+    again = Conversation.with_engine(talk.process)
+    assert "musev.my.own" in [model.name for model in again.client.welcome.models]
+    again.client.close()
 
 
 def test_a_model_in_use_is_not_removed(talk, root, tmp_path):
