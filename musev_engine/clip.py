@@ -110,8 +110,11 @@ class Clip:
       still: uint8 (h, w, 3), any size; it is cut to the clip's proportions about its middle. It is frame 0 or, with
       poses or controls, stands beside the clip, whose frames are then all new (see `begins_with_still`).
       condition_images: pictures that frames of the clip shall be, any number of them; where one is frame 0, the still
-      is beside the clip or, without poses and controls, only how things look. first_frame: how frame 0 is made where
-      neither says what it is. references, image_prompts: stills of any size, for the ReferenceNet and
+      is beside the clip or, without poses and controls, only how things look. kept_frames: pictures that frames of the
+      clip are as well, but that go through the loop with the others, noised like them, so that those beside them go on
+      from them (replacement: arXiv 2204.03458, section 3.1; arXiv 2201.09865): for a clip that is to fit into another.
+      Without a still, the first of them stands beside the clip. first_frame: how frame 0 is made where
+      none of these says what it is. references, image_prompts: stills of any size, for the ReferenceNet and
       as image prompts; None: the still, or what is frame 0; () for none. reference_only: the image model itself looks
       at the references, with no ReferenceNet. face_embeds: float (n, e), see FaceID.
       ip_adapter_scale, face_scale: their weights. prompt_only_use_image_prompt: with a model that has no layers
@@ -159,6 +162,7 @@ class Clip:
 
     still: np.ndarray | None = None
     condition_images: tuple[ConditionImage, ...] = ()
+    kept_frames: tuple[ConditionImage, ...] = ()
     first_frame: FirstFrame = field(default_factory=FirstFrame)
     references: tuple[np.ndarray, ...] | None = None
     reference_only: bool = False
@@ -257,9 +261,10 @@ class Clip:
             raise EngineError(
                 "The shots' frames must add up to the clip's", self.shots, f"Give lengths that sum to {n}."
             )
-        places = [each.index % n if -n <= each.index < n else None for each in self.condition_images]
+        images = (*self.condition_images, *self.kept_frames)
+        places = [each.index % n if -n <= each.index < n else None for each in images]
         if None in places:
-            wrong = self.condition_images[places.index(None)].index
+            wrong = images[places.index(None)].index
             raise EngineError("A condition image is outside the clip", wrong, f"Choose {-n} to {n - 1}.")
         if twice := next((place for place in places if places.count(place) > 1), None):
             raise EngineError("A frame has two condition images", twice, "Give each frame one.")
@@ -278,6 +283,11 @@ class Clip:
     def pinned(self) -> dict[int, np.ndarray]:
         """The condition images by the frames that they are, from 0."""
         return {each.index % self.num_frames: each.picture for each in self.condition_images}
+
+    @property
+    def kept(self) -> dict[int, np.ndarray]:
+        """The kept frames' pictures by the frames that they are, from 0."""
+        return {each.index % self.num_frames: each.picture for each in self.kept_frames}
 
 
 def shot_lengths(time_size: int, n_batch: int, *, given_frames: int = 0) -> tuple[int, ...]:

@@ -28,11 +28,13 @@ from musev_engine.loading import POSE_CONTROLNET, Models
 from musev_engine.prompt_track import PromptTrack, texts_of
 from musev_engine.prompts import encode_prompts
 from musev_engine.sampling import (
+    Settle,
     classifier_free,
     denoise,
     draw_noise,
     guidance_scales,
     initial_latents,
+    keeping,
     lean_noise,
     steps_of_strength,
 )
@@ -56,8 +58,11 @@ def generate(clip: Clip, models: Models, face_embedder: FaceEmbedder | None = No
     generator = torch.Generator().manual_seed(clip.seed)
     yield Progress("prepare", 0, 1)
     looks = Looks.of(clip)
-    images = {frame: _encoded(picture, clip, models) for frame, picture in clip.pinned.items()}
-    opening = _opening(clip, models, images)
+    images, kept = (
+        {frame: _encoded(picture, clip, models) for frame, picture in each.items()}
+        for each in (clip.pinned, clip.kept)
+    )
+    opening = _opening(clip, models, images, kept)
     wants_first = clip.first_frame.redraw if opening.pinned else clip.n_vision_condition and not images
     if wants_first:
         made = yield from _first_frame(clip, models, opening, looks.for_first_frame(clip), generator)
@@ -69,7 +74,7 @@ def generate(clip: Clip, models: Models, face_embedder: FaceEmbedder | None = No
 
     plan, shot, latents, trace, model_frame = plan_shots(clip), None, None, None, None
     for number, (first, end) in enumerate(plan):
-        shot = follow(clip, first, end, opening, shot, latents, images)
+        shot = follow(clip, first, end, opening, shot, latents, images, kept)
         opening = opening if number else shot
         conditions = _conditions(clip, models, looks, texts, shot)
         made, trace = yield from _made(clip, models, shot, conditions, generator, trace, (number, len(plan)))
@@ -119,14 +124,18 @@ def _check_parts(clip: Clip, models: Models, face_embedder: FaceEmbedder | None)
         )  # fmt: skip
 
 
-def _opening(clip: Clip, models: Models, images: dict[int, torch.Tensor]) -> Shot:
+def _opening(
+    clip: Clip, models: Models, images: dict[int, torch.Tensor], kept: dict[int, torch.Tensor]
+) -> Shot:
     """What a clip begins with: the still beside the clip, else the condition image of frame 0, else the still as frame
-    0, or nothing yet. As a shot without frames of its own."""
+    0, else the first kept frame beside the clip, or nothing yet. As a shot without frames of its own."""
     shows_still = clip.still is not None and clip.n_vision_condition
     if shows_still and not clip.begins_with_still:
         return Shot(0, 0, (BESIDE,), {0: _encoded(clip.still, clip, models)})
-    if shows_still and 0 not in images:
+    if shows_still and 0 not in images and 0 not in kept:
         return Shot(0, 0, (), {0: _encoded(clip.still, clip, models)})
+    if kept and 0 not in images and clip.n_vision_condition:
+        return Shot(0, 0, (min(kept),), {0: kept[min(kept)]})
     return Shot(0, 0, (), {0: images[0]} if 0 in images else {})
 
 
@@ -176,6 +185,8 @@ def _made(
     numbers = [shot.frame_of(place) for place in conditions.timeline.free]
     if not numbers:
         return None, None
+    if len(shot.kept) == len(numbers):
+        return torch.cat([shot.kept[place] for place in conditions.timeline.free], dim=2), None
     start = None if clip.video is None else _encoded_video(clip, models, numbers)
     leaning = None if clip.serial is None else Leaning(clip.serial, before, clip.num_inference_steps)
     made = yield from _denoise(
@@ -217,10 +228,15 @@ def _denoise(
         clip.guidance_scale, clip.guidance_scale_end, len(timesteps), clip.guidance_method
     )
     guide = classifier_free(scales) if conditions.guided else lambda noise_pred, step: noise_pred
-    hooks = {"guide": guide} if leaning is None else {"guide": leaning.over(guide), "settle": leaning.settle}
+    settle: Settle = _left_as_they_are
+    if leaning is not None:
+        latents, guide, settle = leaning.begin(latents), leaning.over(guide), leaning.settle
+    if shot.kept:
+        kept = {free.index(place): known for place, known in shot.kept.items()}
+        latents, settle = _kept(keeping(kept, noise, scheduler, timesteps), latents, settle)
     states = denoise(
         plugins.found("musev.predictors")[clip.predictor](models.unet, conditions, timesteps),
-        latents if leaning is None else leaning.begin(latents),
+        latents,
         scheduler,
         timesteps,
         plan=lambda step: plan_windows(
@@ -234,7 +250,8 @@ def _denoise(
         noise_type=clip.noise_type,
         w_ind_noise=clip.w_ind_noise,
         compat=clip.compat,
-        **hooks,
+        guide=guide,
+        settle=settle,
     )  # fmt: skip
     before, steps = part[0] * len(timesteps), part[1] * len(timesteps)
     yield Progress(phase, before, steps)
@@ -246,6 +263,15 @@ def _denoise(
         if state.original is not None and state.step + 1 < state.num_steps:
             yield Preview(tuple(max(0, shot.frame_of(place)) for place in free), state.original[0])
     return state.latents
+
+
+def _left_as_they_are(latents: torch.Tensor, step: int) -> torch.Tensor:
+    return latents
+
+
+def _kept(keep: Settle, latents: torch.Tensor, settle: Settle) -> tuple[torch.Tensor, Settle]:
+    """Where the loop begins, and what is done after each step, where frames are kept: that is done last."""
+    return keep(latents, 0), lambda latents, step: keep(settle(latents, step), step + 1)
 
 
 def _encoded_prompts(clip: Clip, models: Models) -> PromptTrack:

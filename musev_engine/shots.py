@@ -39,12 +39,14 @@ STEPS_AFTER_WHICH_LATENTS_LEAN = 2
 @dataclass(frozen=True)
 class Shot:
     """Frames [first, end) of the clip. `ahead`: the frames of the clip, or BESIDE, that stand before them in the
-    timeline and aren't shown. `pinned`: clean latents (1, c, 1, h, w) by their place in the timeline."""
+    timeline and aren't shown. `pinned`: clean latents (1, c, 1, h, w) by their place in the timeline. `kept`: the same
+    of frames that are known, too, but go through the loop with those that are made."""
 
     first: int
     end: int
     ahead: tuple[int, ...] = ()
     pinned: dict[int, torch.Tensor] = field(default_factory=dict)
+    kept: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def timeline(self) -> Timeline:
@@ -85,11 +87,11 @@ def plan_shots(clip: Clip) -> list[tuple[int, int]]:
 
 def follow(
     clip: Clip, first: int, end: int, opening: Shot, last: Shot | None, last_latents: torch.Tensor | None,
-    images: dict[int, torch.Tensor],
+    images: dict[int, torch.Tensor], kept: dict[int, torch.Tensor],
 ) -> Shot:  # fmt: skip
     """The shot of frames [first, end). The first one begins as `opening` says, which is then the first shot itself;
     the others with the last frames of the one before, or always as the first. images: latents of the clip's
-    condition images, by frame."""
+    condition images, by frame; kept: of the kept frames."""
     if last is None:
         ahead, carried = opening.ahead, opening.pinned
     elif clip.fix_condition_images:
@@ -101,8 +103,11 @@ def follow(
         latents = last_latents.split(1, dim=2)
         carried = dict(enumerate(latents[max(0, len(latents) - clip.n_vision_condition) :]))
         ahead = tuple(range(first - len(carried), first))
-    own = {len(ahead) + frame - first: each for frame, each in images.items() if first <= frame < end}
-    return Shot(first, end, ahead, carried | own)
+
+    def own(known: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        return {len(ahead) + frame - first: each for frame, each in known.items() if first <= frame < end}
+
+    return Shot(first, end, ahead, carried | own(images), own(kept))
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ class Looks:
 
     @classmethod
     def of(cls, clip: Clip) -> Self:
-        """Those that the clip gives. Where it leaves them open: its still or, without one, what is frame 0."""
-        images = clip.pinned
+        """Those that the clip gives. Where it leaves them open: its still or, without one, the first frame that is
+        given."""
+        images = clip.pinned | clip.kept
         default = clip.still if clip.still is not None else images[min(images)] if images else None
 
         def pictures(given: tuple[np.ndarray, ...] | None) -> torch.Tensor | None:

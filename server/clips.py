@@ -48,7 +48,7 @@ def _clip(
     yield Progress(job, "prepare", 0, 1)
     _forget_peak_memory()
     clip = clip_of(request, read_blob)
-    held = clip.pinned  # these come back as they were given, not as the VAE shows them
+    held = clip.kept  # these come back as they were given, not as the VAE shows them
     own = loaded.licence or models.licence(request.model)
     licence = " and ".join(dict.fromkeys(filter(None, (own, *extras.licences(request)))))
     xmp = xmp_of(f"MuseV for Blender {models.engine_version()}", request.model, licence)
@@ -176,7 +176,7 @@ def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline
     if request.motion_speed is None:
         values["motion_speed"] = motion_speed(traits.native_fps, request.fps)
     values["still"] = inputs.still_of(request, read_blob)
-    values["condition_images"] = inputs.pins_of(request, read_blob)
+    values["kept_frames"] = inputs.pins_of(request, read_blob)
     values |= inputs.poses_of(
         request, read_blob, values["still"], body_only=traits.body_only, device=_device()
     )

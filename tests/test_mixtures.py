@@ -38,12 +38,14 @@ def mixture(seed: int) -> Clip:
 
     context_frames = draw.choice([1, 3, 6, 20])
     places = draw.sample(range(given == "still", n), draw.randint(0, min(n - (given == "still"), 3)))
+    kept = draw.randint(0, len(places))  # of them are kept frames
     cuts = sorted(draw.sample(range(1, n), min(n - 1, draw.randint(0, 3))))
     changes = {
         "num_inference_steps": draw.choice([1, 2, 4]), "scheduler": draw.choice(["model", *SCHEDULERS]),
         "eta": draw.choice([0.0, 0.5]), "guidance_scale": draw.choice([1.0, 3.0]),
         "guidance_scale_end": draw.choice([None, 2.0]), "guidance_method": draw.choice(list(GUIDANCE_METHODS)),
-        "condition_images": tuple(ConditionImage(picture(), i - n * sometimes()) for i in places),
+        "condition_images": tuple(ConditionImage(picture(), i - n * sometimes()) for i in places[kept:]),
+        "kept_frames": tuple(ConditionImage(picture(), i) for i in places[:kept]),
         "references": stills(), "reference_only": sometimes(), "image_prompts": stills(),
         "controls": tuple(
             ControlVideo(NET, video(), None, draw.random(), draw.choice([0, 0.4]), draw.choice([0.6, 1]))
