@@ -41,6 +41,7 @@ from .rig.cast import Cast, cast
 from .rig.people import Person
 from .rig.still_pose import StillOfAnother
 from .shot import Shot
+from .translations import tr
 
 TO_COME = "0" * 64  # stands for what is still to be read, so that the rest of a request is checked at once
 
@@ -62,14 +63,16 @@ def clip_range(scene: bpy.types.Scene, settings: MusevSettings) -> tuple[int, in
             return strips.selected_span(scene)
         case "PREVIEW" if not scene.use_preview_range:
             raise SettingsError(
-                "The preview range is off; set one in the timeline with P, or use another range."
+                tr("The preview range is off; set one in the timeline with P, or use another range.")
             )
         case "PREVIEW":
             start, end = scene.frame_preview_start, scene.frame_preview_end
         case _:
             start, end = scene.frame_start, scene.frame_end
     if end < start:
-        raise SettingsError(f"The range {start} to {end} has 0 frames; it needs at least 1.")
+        raise SettingsError(
+            tr("The range {start} to {end} has 0 frames; it needs at least 1.", start=start, end=end)
+        )
     return start, end + 1
 
 
@@ -79,8 +82,11 @@ def generation_rate(settings: MusevSettings) -> Fraction | None:
         case "MODEL":
             if (native := native_fps(settings.model)) is None:
                 raise SettingsError(
-                    f"The own rate of the model '{settings.model}' is known once its engine runs; press Start, "
-                    "or choose another rate."
+                    tr(
+                        "The own rate of the model '{model}' is known once its engine runs; press Start, or "
+                        "choose another rate.",
+                        model=settings.model,
+                    )
                 )
             return exact_rate(native)
         case "RATE":
@@ -166,8 +172,12 @@ def check_controls(rendered: Sequence[renders.RenderCapture], read: Sequence[sou
     for control in wanted if menus is not None else ():
         if control.name not in menus.controls:
             raise SettingsError(
-                f"The engine has no ControlNet for '{control.name}' (it has: {', '.join(menus.controls) or 'none'}); "
-                "turn it off, or download its ControlNet: 'musev doctor' names it."
+                tr(
+                    "The engine has no ControlNet for '{control}' (it has: {names}); turn it off, or "
+                    "download its ControlNet: 'musev doctor' names it.",
+                    control=control.name,
+                    names=", ".join(menus.controls) or "none",
+                )
             )
 
 
@@ -183,8 +193,10 @@ def takes_root(prefs: MusevPreferences) -> Path:
         return Path(bpy.path.abspath("//musev"))
     if not prefs.output_folder:
         raise SettingsError(
-            "The .blend is not saved, so takes have no place yet; save it, or set a folder in the "
-            "extension's preferences."
+            tr(
+                "The .blend is not saved, so takes have no place yet; save it, or set a folder in the "
+                "extension's preferences."
+            )
         )
     return Path(bpy.path.abspath(prefs.output_folder))
 
@@ -322,8 +334,14 @@ def clip_jobs(context: bpy.types.Context, count: int) -> list[Job]:
     last = first_seed + count - 1
     if last > (highest := ClipRequest.__dataclass_fields__["seed"].metadata["high"]):
         raise SettingsError(
-            f"{count} variations from seed {first_seed} would end with seed {last}; the highest is {highest}. Use a "
-            "lower seed."
+            tr(
+                "{count} variations from seed {first} would end with seed {last}; the highest is "
+                "{highest}. Use a lower seed.",
+                count=count,
+                first=first_seed,
+                last=last,
+                highest=highest,
+            )
         )
     jobs = [clip_job(context)]
     try:

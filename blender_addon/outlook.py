@@ -125,11 +125,15 @@ def parsed(text: str) -> dict[str, int]:
         name, _, value = word.partition("=")
         if name not in SETTING.values() or not value.isdecimal():
             raise SettingsError(
-                f"'{word}' is no change of a setting; use {', '.join(SETTING.values())}, each as NAME=NUMBER."
+                tr(
+                    "'{word}' is no change of a setting; use {names}, each as NAME=NUMBER.",
+                    word=word,
+                    names=", ".join(SETTING.values()),
+                )
             )
         told[name] = int(value)
     if not told:
-        raise SettingsError("No change is given; use, say, 'width=448 height=256'.")
+        raise SettingsError(tr("No change is given; use, say, 'width=448 height=256'."))
     return told
 
 

@@ -98,7 +98,7 @@ def channel_for(scene: bpy.types.Scene, beginning: str, start: int, end: int) ->
         (n for n in range(free, strips.MAX_CHANNEL + 1) if n not in in_use and n not in there), None
     )
     if number is None:
-        raise strips.StripError("All 128 channels hold strips; empty one for the prompts.")
+        raise strips.StripError(tr("All 128 channels hold strips; empty one for the prompts."))
     editor.channels[number].name = f"{name} {len(there) + 1}" if there else name
     editor.channels[number].mute = True
     return number

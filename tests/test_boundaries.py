@@ -12,6 +12,8 @@ BLENDER = {
     "bpy",
     "mathutils",
     "bpy_extras",
+    "bl_operators",
+    "bl_ui",
     "bmesh",
     "gpu",
     "gpu_extras",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bpy
 
+from ..translations import tr
 from .stage import RenderError, Stage, render_layer
 
 
@@ -70,8 +71,10 @@ def _choose_cycles(scene: bpy.types.Scene) -> None:
         scene.render.engine = "CYCLES"
     except TypeError:
         raise RenderError(
-            "Cycles is not there, and it renders the control pictures; enable Cycles Render Engine in Preferences, "
-            "Add-ons."
+            tr(
+                "Cycles is not there, and it renders the control pictures; enable Cycles Render Engine "
+                "in Preferences, Add-ons."
+            )
         ) from None
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..captures import CaptureError
 from ..rig.camera import cut, find_camera, picture_matrix
 from ..scene_copy import MARK, SceneCopy
+from ..translations import tr
 
 
 class RenderError(CaptureError):
@@ -73,7 +74,9 @@ class Stage:
         """The copy at a frame of the timeline (between two as well), and its evaluated dependency graph."""
         scene = bpy.data.scenes.get(self.scene)
         if scene is None:
-            raise RenderError(f"Scene '{self.scene}' is no longer in this file; generate again.")
+            raise RenderError(
+                tr("Scene '{scene}' is no longer in this file; generate again.", scene=self.scene)
+            )
         copy = self._copy.get()
         frame, part = divmod(moment, 1)
         copy.frame_set(int(frame), subframe=part)
