@@ -15,7 +15,7 @@ from pathlib import Path
 
 import bpy
 
-from . import clip_folder, stack, strips, takes
+from . import clip_folder, shot_record, stack, strips, takes
 from .jobs import Job, JobState
 from .live_frames import LiveFrames, sweep
 from .protocol import Preview
@@ -160,7 +160,8 @@ class LiveStrips:
             stack.show(strip, live.frames.files)
         else:
             before = ""
-            strip = stack.new_strip(scene, job.clip, live.frames.files, job.start)
+            alone = shot_record.of(job) is None  # many clips at once leave the selection as it is
+            strip = stack.new_strip(scene, job.clip, live.frames.files, job.start, select=alone)
         strip.musev.making, strip.musev.before = job.id, before
         live.place = Place.SHOWN
         self._note(live, strip)

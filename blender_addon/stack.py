@@ -116,13 +116,13 @@ def joined(scene: bpy.types.Scene, start: int, count: int, clip: str, left_out: 
     return next(chosen, None)
 
 
-def place(scene: bpy.types.Scene, clip: str, files: list[Path], start: int):
-    """Shows a finished take: in the strip of its clip's folder where there is one, else in a new strip at `start`.
-    Returns the strip. Raises StripError, and the timeline is untouched then.
+def place(scene: bpy.types.Scene, clip: str, files: list[Path], start: int, select: bool = True):
+    """Shows a finished take: in the strip of its clip's folder where there is one, else in a new strip at `start`,
+    which is selected alone. Returns the strip. Raises StripError, and the timeline is untouched then.
     """
     strip = strip_of(scene, files[0].parent, len(files), start) if files else None
     if strip is None:
-        return new_strip(scene, clip, files, start)
+        return new_strip(scene, clip, files, start, select)
     show(strip, files)
     return strip
 
@@ -140,9 +140,9 @@ def strip_of(scene: bpy.types.Scene, take: Path, count: int, start: int):
     return fitting[0] if fitting else None
 
 
-def new_strip(scene: bpy.types.Scene, clip: str, files: list[Path], start: int):
+def new_strip(scene: bpy.types.Scene, clip: str, files: list[Path], start: int, select: bool = True):
     """Shows a take in a strip of its own. Raises StripError, and the timeline is untouched then."""
-    strip = strips.place_images(scene, clip, files, start)
+    strip = strips.place_images(scene, clip, files, start, select=select)
     strip.musev.clip = clip
     return strip
 

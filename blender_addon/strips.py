@@ -154,9 +154,11 @@ def set_files(strip, folder: Path, names: Sequence[str]) -> None:
 
 
 def place_images(
-    scene: bpy.types.Scene, name: str, files: Sequence[Path], start: int, channel: int | None = None
-):
-    """Places the files as ONE strip at `start` on a channel (None: the first free one), one frame each, and selects it.
+    scene: bpy.types.Scene, name: str, files: Sequence[Path], start: int, channel: int | None = None,
+    select: bool = True,
+):  # fmt: skip
+    """Places the files as ONE strip at `start` on a channel (None: the first free one), one frame each, and selects it
+    alone, or (select) leaves the selection as it is.
 
     Fits the picture into the scene's resolution. Its levels come out of the scene's view as they are in the files, as
     far as the view has an inverse (`colour_space`). Paths are made relative where the .blend is saved.
@@ -166,7 +168,8 @@ def place_images(
         raise StripError("0 frames to place; nothing was generated.")
     channel = channel or first_free_channel(scene, start, start + len(files))
     editor = scene.sequence_editor or scene.sequence_editor_create()
-    for other in top_strips(scene):
+    active = editor.active_strip
+    for other in top_strips(scene) if select else ():
         other.select = False
     strip = top_strips(scene).new_image(
         name=name, filepath=str(files[0]), channel=channel, frame_start=start, fit_method="FIT"
@@ -178,8 +181,8 @@ def place_images(
         strip.colorspace_settings.name = colour_space(scene)
     except TypeError:  # a view without a colour space of its own
         strip.colorspace_settings.name = "sRGB"
-    strip.select = True
-    editor.active_strip = strip
+    strip.select = select
+    editor.active_strip = strip if select else active
     return strip
 
 
