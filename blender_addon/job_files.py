@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bpy
 
-from . import kept, protocol, splice, takes
+from . import protocol, splice, takes
 from .jobs import Job, JobState
 from .protocol import ProtocolError
 from .translations import tr
@@ -43,16 +43,6 @@ def write(job: Job, stage: Stage) -> None:
     }  # fmt: skip
     takes.write_whole(job.take / takes.JOB, json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
     job.stage = stage
-
-
-def keep_next(job: Job) -> bool:
-    """Keeps one more of a job's inputs on the disk, for they may be large; True if all are there. Raises TakeError."""
-    told = job.about.get(kept.KEY, {})
-    missing = [sha256 for sha256 in job.request.blobs if sha256 in job.blobs and sha256 not in told]
-    if missing:
-        kept.keep(job.take.parent, missing[0], job.blobs[missing[0]])
-        job.about[kept.KEY] = told | {missing[0]: len(job.blobs[missing[0]])}
-    return len(missing) <= 1
 
 
 def remove(job: Job) -> None:

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from pathlib import Path
 
 import bpy
 import bpy.utils.previews
 
+from . import takes
 from .jobs import Job
 
 _pictures: bpy.utils.previews.ImagePreviewCollection | None = None
+
+
+_numbers = itertools.count(1)
+
+
+def keep(job: Job, png: bytes) -> None:
+    """Has a clip show its newest preview, in a file of its own. Raises TakeError."""
+    forget(job)
+    folder = Path(bpy.app.tempdir) / "musev"
+    takes.make_folder(folder)
+    file = folder / f"preview_{next(_numbers)}.png"
+    takes.write_whole(file, png)
+    job.preview = file
+
+
+def forget(job: Job) -> None:
+    """The clip shows no preview any more."""
+    if job.preview is not None:
+        job.preview.unlink(missing_ok=True)
+    job.preview = None
 
 
 def icon(job: Job) -> int:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import bpy
 
-from . import clip_folder, job_files, kept, reproduce, shot_record, splice, stack, strips, takes
+from . import arrivals, job_files, job_inputs, kept, live_picture, placing, shot_record, stack, strips, takes
 from .captures import CaptureError
 from .client import ConnectionLost, Event
 from .engine_link import EngineLink, EngineState
 from .forecast import Forecast
 from .job_files import Stage
-from .jobs import IN_ENGINE, Job, JobState, sidecar
+from .jobs import IN_ENGINE, Job, JobState
 from .live_strip import LiveStrips
 from .protocol import (
     Accepted,
@@ -41,10 +41,8 @@ from .protocol import (
     Welcome,
 )
 from .shelf import Shelf
-from .stills import png_size
 
 TICK_S = 0.008  # what a tick may take of Blender's main thread
-HELD_BYTES = 256 * 2**20  # of inputs in memory, above which no further clip is read from the scene
 
 
 class Session:
@@ -60,14 +58,13 @@ class Session:
         self.forecast = Forecast()
         self.queue = Queue()  # the engine's
         self.jobs: list[Job] = []
-        self.live = LiveStrips(self.job, why_untouched)
+        self.live = LiveStrips(self.job, placing.why_untouched)
         self.longest_tick_s = 0.0
         self.longest_place_s = 0.0
         self.file_number = 0
         self._inbox: deque = deque()
         self._to_cancel: set[str] = set()  # cancelled while there was no connection
         self._owner = ""  # of the open file
-        self._previews = 0
 
     def stop_engine(self) -> None:
         """Ends our engine, or leaves the one we are connected to. Its clips wait for the next connection."""
@@ -221,7 +218,7 @@ class Session:
         elif job.state is JobState.CAPTURING and job.like is not None:
             job.share_capture()
         elif job.state is JobState.CAPTURING:
-            if self._has_room(job):
+            if job_inputs.make_room(self.jobs, job):
                 job.capture(deadline)
         elif job.state is JobState.READY and job.unkept:  # one at a time: they may be large
             kept.keep(job.take.parent, job.unkept[-1], job.blobs[job.unkept[-1]])
@@ -237,23 +234,8 @@ class Session:
 
     def _keep(self, job: Job) -> None:
         """Keeps one more input of a clip on the disk, and at last that all are there. Raises TakeError."""
-        if job.is_kept and job_files.keep_next(job):
+        if job.is_kept and job_inputs.keep_next(job):
             job_files.write(job, Stage.KEPT)
-
-    def _has_room(self, reading: Job) -> bool:
-        """Whether the inputs of one more clip may be held in memory. Where not, an input of a clip that the engine has
-        is kept on the disk already and forgotten here. Raises TakeError."""
-        holders = [job for job in self.jobs if job is not reading and job.blobs]
-        held = {sha256: len(blob) for job in holders for sha256, blob in job.blobs.items()}
-        if sum(held.values()) <= HELD_BYTES:
-            return True
-        accepted = (j for j in holders if j.state in (JobState.QUEUED, JobState.RUNNING) and j.is_kept)
-        if (job := next(accepted, None)) is not None:
-            sha256, blob = next(iter(job.blobs.items()))
-            kept.keep(job.take.parent, sha256, blob)
-            job.about[kept.KEY] = job.about.get(kept.KEY, {}) | {sha256: len(blob)}
-            del job.blobs[sha256]
-        return False
 
     def _hand_over(self, job: Job) -> None:
         """Gives a clip to the engine; from now on its folder says whose it is. Raises TakeError."""
@@ -262,8 +244,7 @@ class Session:
         if job.retry_of:
             self.engine.client.send(Retry(job.id, job.retry_of, job.place, job.owner))
         else:
-            away = [sha256 for sha256 in job.request.blobs if sha256 not in job.blobs]
-            blobs = job.blobs | kept.read(job.take.parent, away)
+            blobs = job_inputs.all_of(job)
             self.engine.client.submit(job.id, job.request, blobs, place=job.place, owner=job.owner)
 
     def _place_ready(self) -> None:
@@ -274,33 +255,18 @@ class Session:
             return
         started = time.perf_counter()
         try:
-            self._place(job)
+            said = placing.place(job, self.live)
         except strips.StripError as error:
             self._end(job, JobState.FAILED, str(error), resumable=True)
+        else:
+            self._end(job, JobState.DONE, said)
         self.longest_place_s = max(self.longest_place_s, time.perf_counter() - started)
-
-    def _place(self, job: Job) -> None:
-        """The take becomes a strip, or joins the takes of one, in one undo step."""
-        scene = bpy.data.scenes.get(job.scene)
-        if scene is None:
-            raise strips.StripError(f"Scene '{job.scene}' is gone; the finished take lies in {job.take}.")
-        if self.live.deleted(job):
-            self._end(
-                job, JobState.DONE, f"You deleted its strip while it was made; the take lies in {job.take}."
-            )
-            return
-        count = splice.num_frames(job.about, job.request.frames_out)
-        files = [takes.frame_file(job.take, frame) for frame in range(count)]
-        job.strip = stack.place(scene, job.clip, files, job.start).name
-        self.live.finish(job, files)
-        push_undo(f"MuseV {job.clip}")
-        self._end(job, JobState.DONE)
 
     def why_not_placed(self, job: Job) -> str:
         """What a finished clip waits for before it becomes a strip; "" if nothing."""
         if job.file_number != self.file_number:
             return f"Ready in {job.take}; open {job.blend_file or 'its file'} to place it."
-        return f"Ready; it is placed {why}." if (why := why_untouched()) else ""
+        return f"Ready; it is placed {why}." if (why := placing.why_untouched()) else ""
 
     def _end(self, job: Job, state: JobState, problem: str = "", resumable: bool = False) -> None:
         """The one place where a clip ends. Without a chance to go on, a take that never got a frame is
@@ -308,7 +274,7 @@ class Session:
         """
         job.stop_capturing()
         job.state, job.problem, job.resumable, job.eta_s = state, problem, resumable, None
-        self._show_preview(job, None)
+        live_picture.forget(job)
         self.live.end(job)
         if not resumable:
             job.blobs = {}
@@ -319,31 +285,9 @@ class Session:
             job_files.remove(job)
             if state is JobState.CANCELLED or (state is JobState.FAILED and not job.have):
                 takes.discard(job.take)
-                self._forget_inputs(job)
+                job_inputs.forget(job, self.jobs)
         except takes.TakeError as error:
             job.problem = " ".join(filter(None, (problem, str(error))))
-
-    def _forget_inputs(self, job: Job) -> None:
-        """Removes what was kept for a clip that won't be made, unless another one has it too. Raises TakeError."""
-        if told := job.about.pop(kept.KEY, None):
-            clip = job.take.parent
-            others = (other.about.get(kept.KEY, {}) for other in self.jobs if other.take.parent == clip)
-            needed = {sha256 for each in others for sha256 in each}
-            needed |= {sha256 for take in clip_folder.read(clip).takes for sha256 in kept.of(take.record)}
-            kept.forget(clip, set(told) - needed)
-
-    def _show_preview(self, job: Job, png: bytes | None) -> None:
-        """Keeps the newest one in a file of its own, for the panel; None: no more."""
-        if job.preview is not None:
-            job.preview.unlink(missing_ok=True)
-        job.preview = None
-        if png is not None:
-            self._previews += 1
-            folder = Path(bpy.app.tempdir) / "musev"
-            takes.make_folder(folder)
-            file = folder / f"preview_{self._previews}.png"
-            takes.write_whole(file, png)
-            job.preview = file
 
     # --- what the engine says ---------------------------------------------------------------------
 
@@ -382,12 +326,15 @@ class Session:
                 job.step, job.num_steps = event.step, event.num_steps
                 job.eta_s = event.eta_s if event.total_eta_s is None else event.total_eta_s
             case Preview():
-                self._show_preview(job, event.data)
+                live_picture.keep(job, event.data)
                 self.live.preview(job, event)
             case FrameReady():
-                self._keep_frame(job, event)
+                arrivals.keep_frame(job, event)
+                self.live.frame(job, event.frame)
             case Done():
-                self._finish(job, event)
+                said = arrivals.finish(job, event, self.engine.client.welcome)
+                if job.state is not JobState.READY:
+                    self._end(job, JobState.DONE, said)
             case Failed():
                 job.cause = event.problem
                 self._end(job, JobState.FAILED, str(event.problem))
@@ -401,43 +348,6 @@ class Session:
                 job.cause = event.problem
                 gone = event.problem.code == "unknown_job"
                 self._end(job, JobState.FAILED, str(event.problem), resumable=bool(job.have) and not gone)
-
-    def _keep_frame(self, job: Job, frame: FrameReady) -> None:
-        size = (job.request.width, job.request.height)
-        if frame.frame >= job.request.frames_out or png_size(frame.data) != size:
-            raise ProtocolError(
-                f"The engine sent no {size[0]} x {size[1]} PNG of frames 0 to {job.request.frames_out - 1}",
-                f"frame {frame.frame}, size {png_size(frame.data)}", "Update the engine, and generate again.",
-            )  # fmt: skip
-        takes.write_frame(job.take, frame.frame, frame.data)
-        job.have.add(frame.frame)
-        self.live.frame(job, frame.frame)
-        if job.reproduces is not None and reproduce.differs(job.reproduces, frame.frame, frame.data):
-            job.others.add(frame.frame)
-
-    def _finish(self, job: Job, done: Done) -> None:
-        missing = sorted(set(range(job.request.frames_out)) - job.have)
-        if missing:
-            raise ProtocolError(
-                f"The engine says it is done, but {len(missing)} frames did not arrive",
-                missing[:5],
-                "Press Resume.",
-            )
-        if job.reproduces is not None:
-            said = reproduce.verdict(job.reproduces, job.request, done, job.others)
-            takes.discard(job.take)
-            self._end(job, JobState.DONE, said)
-            return
-        if job.request.result != "clip":  # pose pictures, to be looked at
-            job.still = job.blobs.get(job.request.still or "")
-            self._end(job, JobState.DONE)
-            return
-        splice.join(job.take, job.about)
-        job.unkept = sorted(job.blobs.keys() & set(job.request.blobs))
-        sizes = {sha256: len(job.blobs[sha256]) for sha256 in job.unkept}
-        job.about[kept.KEY] = job.about.get(kept.KEY, {}) | sizes
-        takes.write_sidecar(job.take, sidecar(job, done, self.engine.client.welcome))
-        job.state, job.phase = JobState.READY, "place"
 
     def _lose_engine(self) -> None:
         self.queue = Queue()
@@ -488,6 +398,7 @@ class Session:
         those that are not read yet, which that one will tell of."""
         for job in self.jobs:
             job.stop_capturing()
+            live_picture.forget(job)
             try:
                 while (
                     job.state is JobState.HELD and not job.phase and job.is_kept and job.stage != Stage.KEPT
@@ -502,31 +413,6 @@ class Session:
         for job in self.jobs:
             if job.file_number == self.file_number:
                 job.blend_file = bpy.data.filepath
-
-
-def push_undo(message: str) -> None:
-    """Makes an undo step, as a verb of the artist's does. What it takes is Blender's, and grows with the file."""
-    windows = bpy.context.window_manager.windows
-    with bpy.context.temp_override(**({"window": windows[0]} if len(windows) else {})):
-        bpy.ops.ed.undo_push(message=message)
-
-
-def why_untouched() -> str:
-    """What keeps strips from being placed or altered now, as 'after the render'; "" for nothing.
-
-    Edit, sculpt and paint modes have undo steps of their own, in which a new strip would be lost; a verb that goes on
-    over several events, such as moving strips, holds on to those that there were when it began.
-    """
-    if bpy.app.is_job_running("RENDER"):
-        return "after the render"
-    windows = bpy.context.window_manager.windows
-    active = (window.view_layer.objects.active for window in windows)
-    if any(item is not None and item.mode not in ("OBJECT", "POSE") for item in active):
-        return "when you are back in Object or Pose Mode"
-    held = (verb.bl_idname for window in windows for verb in getattr(window, "modal_operators", ()))
-    if any(name.startswith(("TRANSFORM_OT_", "SEQUENCER_OT_")) for name in held):
-        return "when you let go of the strips"
-    return ""
 
 
 current = Session()

@@ -132,7 +132,7 @@ def measure(frames: int, size: int, shown: int) -> None:
         bpy.ops.extensions.package_install_files(
             filepath=str(build(Path(folder))), repo="user_default", enable_on_install=True, overwrite=True
         )
-    from bl_ext.user_default.musev import live_strip, outlook, session, stack
+    from bl_ext.user_default.musev import live_strip, outlook, placing, session, stack
     from bl_ext.user_default.musev.engine_link import EngineLink, EngineState
     from bl_ext.user_default.musev.jobs import JobState
     from rigs import RIGIFY_METARIG, camera, figure
@@ -162,7 +162,7 @@ def measure(frames: int, size: int, shown: int) -> None:
     watch.look_at(live_strip.LiveStrips, "_refresh", lambda *_: "live strip read again")
     watch.look_at(live_strip.LiveFrames, "advance", lambda *_: "live frames")
     watch.look_at(stack, "place", lambda *_: "take placed")
-    watch.look_at(session, "push_undo", lambda *_: UNDO)
+    watch.look_at(placing, "push_undo", lambda *_: UNDO)
 
     deadline = time.monotonic() + LIMIT_S
 

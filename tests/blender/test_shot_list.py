@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from bl_ext.user_default.musev import (
     forecast,
+    job_inputs,
     kept,
     session,
     shot,
@@ -211,7 +212,7 @@ def test_every_strip_becomes_a_clip_at_its_place(engine, board):
     told = takes.read_sidecar(jobs[1].take)["inputs"]["shot"]
     assert told["list"] == "Night" and told["number"] == 2 and told["label"] == "second"
     assert (jobs[1].take / told["file"]).resolve() == shots.file.resolve()
-    select(*(strip for strip in all_strips() if strip.type == "TEXT"))
+    assert {s.name for s in all_strips() if s.select} == {"first", "second", "third", "silent"}  # as they were
     again = ended(generate_each(current))  # the next night: one more take each
     assert [job.take.name for job in again] == ["take_002"] * 3
     assert len([s for s in all_strips() if stack.is_ours(s)]) == 3
@@ -277,7 +278,7 @@ def test_the_poses_of_each_are_read_at_its_own_range_whatever_the_artist_does(en
 
 
 def test_what_was_read_is_not_all_held_in_memory(engine, board, monkeypatch):
-    monkeypatch.setattr(session, "HELD_BYTES", 1000)
+    monkeypatch.setattr(job_inputs, "HELD_BYTES", 1000)
     current = engine("queue")
     bpy.context.scene.musev.mode = "text"
     for number in range(3):
@@ -302,7 +303,7 @@ def test_what_was_read_is_not_all_held_in_memory(engine, board, monkeypatch):
 
 
 def test_inputs_that_went_to_the_disk_serve_as_before(engine, board, monkeypatch):
-    monkeypatch.setattr(session, "HELD_BYTES", 1000)
+    monkeypatch.setattr(job_inputs, "HELD_BYTES", 1000)
     current = engine()
     for number in range(2):
         board.image(1, 1 + 40 * number, f"plate{number}", count=4).select = True
