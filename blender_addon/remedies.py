@@ -45,6 +45,7 @@ BY_CODE = {
     "no_armature": FIND,
     "no_poses": FIND,
     "no_camera": Button("musev.camera_use", "Use a Camera", "CAMERA_DATA"),
+    "no_scene": Button("musev.scene_show", "Show This Scene", "SCENE_DATA"),
     "unsaved": Button("wm.save_as_mainfile", "Save As…", "FILE_TICK"),
 }
 
@@ -70,7 +71,7 @@ def for_settings(context: bpy.types.Context) -> list[Button]:
     """What helps where Generate can't be pressed. Cheap: it is drawn."""
     scene = strips.shown_scene(context)
     if scene is None:
-        return []
+        return [BY_CODE["no_scene"]]
     settings, buttons = scene.musev, []
     if session.current.engine.state is EngineState.OFF:
         buttons.append(START)
@@ -126,6 +127,22 @@ def _scene_of(rig: bpy.types.Object | None, shown: bpy.types.Scene) -> bpy.types
 
 
 # --- the verbs that there were not yet ------------------------------------------------------------
+
+
+class MUSEV_OT_scene_show(Verb, bpy.types.Operator):
+    bl_idname = "musev.scene_show"
+    bl_label = "Show This Scene"
+    bl_description = "Let the sequencers of this workspace show the window's scene"
+    bl_options = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        shown = strips.shown_scene(context)
+        return "" if shown is None else tr("The sequencer shows scene '{scene}' already", scene=shown.name)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.workspace.sequencer_scene = context.scene
+        return {"FINISHED"}
 
 
 class MUSEV_OT_size_lower(Verb, bpy.types.Operator):
@@ -236,4 +253,6 @@ def add_camera(scene: bpy.types.Scene, rig: bpy.types.Object | None) -> bpy.type
     return camera
 
 
-register, unregister = bpy.utils.register_classes_factory((MUSEV_OT_size_lower, MUSEV_OT_camera_use))
+register, unregister = bpy.utils.register_classes_factory(
+    (MUSEV_OT_scene_show, MUSEV_OT_size_lower, MUSEV_OT_camera_use)
+)

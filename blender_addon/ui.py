@@ -132,6 +132,7 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         scene = strips.shown_scene(context)
         if scene is None:
             layout.label(text="The sequencer shows no scene", icon="INFO")
+            remedies.draw(layout, remedies.for_settings(context))
             return
         settings = scene.musev
         layout.use_property_split = True

@@ -78,6 +78,10 @@ def build(folder: Path) -> Path:
         key_pose(rig, frame)
     scene.frame_set(1)
     scene.sequence_editor_create()
+    for window in bpy.context.window_manager.windows:  # opened, it shows the sequencer with its sidebar
+        area = max(window.screen.areas, key=lambda area: area.width * area.height)
+        area.type = "SEQUENCE_EDITOR"
+        area.spaces.active.show_region_ui = True
     path = folder / "dancer.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(path))
     return path

@@ -183,8 +183,16 @@ def test_the_list_shows_where_a_clip_stands(empty_scene, monkeypatch, tmp_path, 
 
 def test_the_panel_says_when_no_scene_is_shown(empty_scene, monkeypatch):
     monkeypatch.setattr(strips, "shown_scene", lambda context: None)
-    assert draw(ui.MUSEV_PT_clip) == ["The sequencer shows no scene"]
-    assert not bpy.ops.musev.generate.poll()
+    assert draw(ui.MUSEV_PT_clip) == ["The sequencer shows no scene", "musev.scene_show"]
+    assert not bpy.ops.musev.generate.poll() and bpy.ops.musev.scene_show.poll()
+
+
+def test_a_sequencer_without_a_scene_is_given_the_windows(empty_scene):
+    assert not bpy.ops.musev.scene_show.poll()
+    if hasattr(bpy.context.workspace, "sequencer_scene"):  # 5.0 and later
+        bpy.context.workspace.sequencer_scene = None
+        assert bpy.ops.musev.scene_show() == {"FINISHED"}
+        assert bpy.context.workspace.sequencer_scene == empty_scene
 
 
 def test_the_preferences_ask_for_the_token_only_beside_an_address(empty_scene):

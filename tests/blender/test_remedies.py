@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bpy
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ def wanting() -> list[str]:
 def failed(code: str, value: str = "", remedy: str = "", **facts) -> Job:
     request = ClipRequest(mode="text", width=200, height=64)
     cause = Problem(code, "It failed", value, remedy)
-    return Job("id", "Rain", "Scene", 1, None, request, {}, state=JobState.FAILED, cause=cause, **facts)
+    return Job(
+        "id", "Rain", "Scene", 1, Path("take_001"), request, {}, state=JobState.FAILED, cause=cause, **facts
+    )
 
 
 @pytest.fixture

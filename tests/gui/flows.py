@@ -180,13 +180,7 @@ def first_time(driver: Driver) -> Steps:
     driver.step("3: open the demo's file")
     bpy.ops.wm.open_mainfile(filepath=str(FOLDER / "demo" / "dancer.blend"))
     yield from driver.turns(10)
-    driver.step("4: Shift+F8 over the largest editor, N, the tab MuseV")
-    largest = max(driver.window.screen.areas, key=lambda area: area.width * area.height)
-    yield from driver.move(largest.x + largest.width // 3, largest.y + largest.height // 2)
-    yield from driver.key("F8", shift=True)
-    yield from driver.until(lambda: largest.type == "SEQUENCE_EDITOR", "the editor is a sequencer", 10)
-    if not largest.spaces[0].show_region_ui:
-        yield from driver.key("N", "n")
+    driver.step("4: click the tab MuseV")
     yield from driver.until(lambda: driver.region().width > 1, "the sidebar is open", 10)
     yield from driver.turns(10)
     region = driver.region()
@@ -195,6 +189,7 @@ def first_time(driver: Driver) -> Steps:
             break
         yield from driver.click(region.x + region.width - 10, y)
     driver.check(region.active_panel_category == "MuseV", "the tab MuseV is there and open")
+    driver.check(ours("strips").shown_scene(bpy.context) == driver.scene, "the sequencer shows the scene")
     yield from driver.show("first_sight", whole=True)
     driver.step("5: press Start")
     yield from driver.press("musev.engine_start")

@@ -25,6 +25,15 @@ def why_not(driver: Driver) -> Steps:
     settings = driver.scene.musev
     yield from driver.show("nothing_set")
 
+    if hasattr(driver.window.workspace, "sequencer_scene"):  # 5.0 and later
+        driver.step("no scene: press Show This Scene")
+        driver.window.workspace.sequencer_scene = None
+        yield from driver.show("no_scene")
+        yield from driver.press("musev.scene_show(")
+        yield from driver.until(
+            lambda: driver.window.workspace.sequencer_scene == driver.scene, "it is shown", 5
+        )
+
     driver.step("an engine that isn't there")
     driver.preferences.engine_url, driver.preferences.token_file = (
         "ws://127.0.0.1:9",
