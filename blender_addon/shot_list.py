@@ -20,7 +20,7 @@ import bpy
 from . import clip_folder, gather, outlook, recall, session, shot_record, stack, strips, takes
 from .gather import REFUSALS, SettingsError
 from .jobs import Job
-from .protocol import MAX_FRAMES, ClipRequest
+from .protocol import MAX_FRAMES, MAX_WAITING, ClipRequest
 from .shot import AsIf, Shot
 from .shot_record import Entry, ShotList
 from .translations import tr
@@ -53,6 +53,10 @@ def plan(scene: bpy.types.Scene, new_seeds: bool) -> list[Planned]:
     for strip in selected(scene):
         span = strips.span(strip)
         try:
+            if sum(each.shot is not None for each in planned) == MAX_WAITING:
+                raise SettingsError(
+                    tr("An engine's queue has {most} clips at most; generate it later.", most=MAX_WAITING)
+                )
             shot = _shot(scene, strip, new_seeds)
             span = shot.span
             if (beyond := span[1] - span[0] - MAX_FRAMES) > 0:

@@ -143,6 +143,14 @@ def test_what_can_not_become_a_clip_is_named_and_the_others_stay(board):
     assert plan()[0].why_not == ""  # no engine has told what it has
 
 
+def test_no_more_clips_than_an_engine_takes(board, monkeypatch):
+    monkeypatch.setattr(shot_list, "MAX_WAITING", 2)
+    for number, text in enumerate(("one", "", "two", "three")):
+        words(board, text, 10 * number + 1)
+    assert [bool(each.why_not) for each in plan()] == [False, True, False, True]
+    assert "2 clips at most" in plan()[3].why_not
+
+
 def test_a_panel_tells_it_before_it_happens(engine, board):
     words(board, "one", 1)
     words(board, "two", 7, length=12)
@@ -212,7 +220,12 @@ def test_every_strip_becomes_a_clip_at_its_place(engine, board):
     told = takes.read_sidecar(jobs[1].take)["inputs"]["shot"]
     assert told["list"] == "Night" and told["number"] == 2 and told["label"] == "second"
     assert (jobs[1].take / told["file"]).resolve() == shots.file.resolve()
-    assert {s.name for s in all_strips() if s.select} == {"first", "second", "third", "silent"}  # as they were
+    assert {s.name for s in all_strips() if s.select} == {
+        "first",
+        "second",
+        "third",
+        "silent",
+    }  # as they were
     again = ended(generate_each(current))  # the next night: one more take each
     assert [job.take.name for job in again] == ["take_002"] * 3
     assert len([s for s in all_strips() if stack.is_ours(s)]) == 3
