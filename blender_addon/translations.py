@@ -15,7 +15,7 @@ import bpy
 FOLDER = Path(__file__).parent / "locale"
 CONTEXTS = ("*", "Operator")  # Blender looks an operator's label up in a room of its own
 _TEXT = r'((?:"(?:[^"\\]|\\.)*"\s*)+)'
-_ENTRY = re.compile(rf"^msgid\s+{_TEXT}^msgstr\s+{_TEXT}", re.MULTILINE)
+ENTRY = re.compile(rf"^msgid\s+{_TEXT}^msgstr\s+{_TEXT}", re.MULTILINE)
 
 
 def tr(template: str, **values: object) -> str:
@@ -28,7 +28,7 @@ def tr(template: str, **values: object) -> str:
 def read(file: Path) -> dict[str, str]:
     """The entries of a .po file (GNU gettext's manual, "The Format of PO Files"), but its head and what is still to be
     written: text -> translation."""
-    found = _ENTRY.findall(file.read_text(encoding="utf-8"))
+    found = ENTRY.findall(file.read_text(encoding="utf-8"))
     # Their quotes and backslashes are Python's, texts side by side are one text in both.
     entries = {ast.literal_eval(f"({text})"): ast.literal_eval(f"({said})") for text, said in found}
     return {text: said for text, said in entries.items() if text and said}

@@ -1,14 +1,20 @@
-"""The dictionary against what is really shown, and the lookups against what a dictionary can have."""
+"""The dictionary against what is really shown, and the lookups against what a dictionary can have.
+
+After something was worded otherwise, entries that nothing shows any more are taken out by
+
+    MUSEV_WRITE_DOCS=1 .venv-blender/bin/python -m pytest tests/blender/test_translations.py
+"""
 
 from __future__ import annotations
 
 import ast
+import os
 import string
 
 import bpy
 import pytest
 from bl_ext.user_default.musev import translations
-from conftest import MODULE
+from conftest import MODULE, ROOT
 from words import descriptions, labels, literals, lookups, templates, trees
 
 LANGUAGES = sorted(translations.FOLDER.glob("*.po"))
@@ -40,7 +46,16 @@ def test_there_is_a_language():
 
 @pytest.mark.parametrize("file", LANGUAGES, ids=lambda file: file.stem)
 def test_no_entry_of_the_dictionary_is_dead(file):
-    assert sorted(translations.read(file).keys() - labels() - descriptions() - literals()) == []
+    dead = translations.read(file).keys() - labels() - descriptions() - literals()
+    if os.environ.get("MUSEV_WRITE_DOCS"):
+        source = ROOT / "blender_addon" / "locale" / file.name
+        kept = translations.ENTRY.sub(
+            lambda entry: "" if ast.literal_eval(f"({entry[1]})") in dead else entry[0],
+            source.read_text(encoding="utf-8"),
+        )
+        source.write_text(kept, encoding="utf-8")
+        return
+    assert sorted(dead) == [], "nothing shows these any more; see this file's first lines"
 
 
 @pytest.mark.parametrize("file", LANGUAGES, ids=lambda file: file.stem)
