@@ -280,7 +280,7 @@ def clip_job(
     about = {"rates": {"generated": str(when.fps), "timeline": str(when.output_fps)}}
     folder = shot.folder if shot else folder
     captures: list[Capture] = []
-    still, about[origins.KEY] = None, {"start": when.start}
+    still, about[origins.KEY] = None, {"start": when.start} | origins.told(shot)
     if mode != "text" and (png := still_bytes(settings)):
         still, about["still_source"] = blob_sha256(png), settings.still_image.name
         about[origins.KEY]["still"] = origins.picture(settings.still_image)

@@ -7,6 +7,7 @@ In `take.json` among the inputs, under `KEY`:
     cameras  the camera's picture matrix (`rig.camera`), 16 numbers by rows: one, or one for each generated frame
     still    the still's file and pixels, as `picture` tells them
     start    the frame of the timeline at which the first frame was generated
+    own      settings that were not the panel's, of a shot list; text_strip: the strip whose words were the prompt
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .protocol import ClipRequest
 from .rig.people import Person
 from .rig.pose import PoseCapture
 from .rig.still_pose import StillOfAnother
+from .shot import Shot
 
 KEY = "scene"
 
@@ -34,6 +36,20 @@ def system() -> str:
     """What the sums of keys depend on besides the keys: the arithmetic of this Blender on this machine."""
     version = ".".join(map(str, bpy.app.version[:2]))
     return f"Blender {version} {platform.system()} {platform.machine()}"
+
+
+FROM = (  # settings that say what a clip is made from
+    "mode", "prompt", "negative_prompt", "model", "extras", "armature", "people", "camera", "still_source",
+    "still_image", "still_strip",
+)  # fmt: skip
+
+
+def told(shot: Shot | None) -> dict:
+    """What a clip of a shot list keeps besides, since the panel says nothing of it."""
+    if shot is None:
+        return {}
+    own = [name for name in FROM if shot.settings.says(name)]
+    return {"own": own} | ({"text_strip": shot.text_strip} if shot.text_strip else {})
 
 
 # --- rigs and cameras -----------------------------------------------------------------------------

@@ -37,15 +37,25 @@ class AsIf:
             raise AttributeError(f"{type(self._settings).__name__} has no setting '{name}'")
         self._otherwise[name] = value
 
+    def says(self, name: str) -> bool:
+        """Whether a setting, or anything in it, is set here."""
+        value = self._otherwise.get(name)
+        if isinstance(value, AsIf | list):
+            parts = value if isinstance(value, list) else [value]
+            return any(part.says(each) for part in parts for each in part._otherwise)
+        return name in self._otherwise
+
 
 @dataclass(frozen=True)
 class Shot:
     """What `gather.clip_job` makes one clip of. settings: for this clip alone. title: what it is called. span: (first
     frame, first frame after) on the timeline. folder: of the clip that it becomes a take of; None: as for any clip.
-    still_at: the frame at which a strip shows the still; None: the current one."""
+    still_at: the frame at which a strip shows the still; None: the current one. text_strip: the one whose words are the
+    prompt; "" for none."""
 
     settings: AsIf
     title: str
     span: tuple[int, int]
     folder: Path | None = None
     still_at: int | None = None
+    text_strip: str = ""

@@ -93,7 +93,7 @@ def _shot(scene: bpy.types.Scene, strip, new_seeds: bool) -> Shot:
                     "Its source would be the selected strips, which are the shots; choose another source or mode."
                 )
             )
-        return Shot(AsIf(panel, prompt=words), words, span)
+        return Shot(AsIf(panel, prompt=words), words, span, text_strip=strip.name)
     if getattr(strip, "input_1", None) is not None:
         raise strips.StripError(
             tr("It is an effect on other strips; make one meta strip of them to have them as one shot.")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import bpy
 
-from . import clip_folder, gather, loras, origins, prompt_track, reproduce, sources, stale_rig, stills
+from . import clip_folder, gather, loras, origins, prompt_track, reproduce, sources, stale_rig, stills, strips
 from .clip_folder import Take
 from .protocol import ProtocolError, blob_sha256
 from .take_parts import Change, Memo, Part, Steps, concerns, model_key, note_model, parts
@@ -99,27 +99,52 @@ def badge(changes: Sequence[Change]) -> str:
 
 def _words(name: str, part: Part, memo: Memo, shown_at: int | None) -> list[Change]:
     """Prompt and model."""
-    scene, request, found = bpy.data.scenes.get(name), part.take.request, []
-    if scene is None:
+    if (scene := bpy.data.scenes.get(name)) is None:
         return []
-    settings, concerned = scene.musev, concerns(scene, part, shown_at)
+    return [*_prompts(scene, part, memo, shown_at)[:1], *_model(scene, part, memo, shown_at)[:1]]
+
+
+def _prompts(scene: bpy.types.Scene, part: Part, memo: Memo, shown_at: int | None) -> list[Change]:
+    request = part.take.request
     asked = request.get("prompts") or []
     starts = sorted(part.starts(shown_at))  # texts may have moved along, or not
     lying = [_lying(scene, dataclasses.replace(part.plan, start=start), memo) for start in starts]
     if asked not in lying and None not in lying:
-        found.append(Change("prompt", tr("The prompts of the text strips were others.")))
-    elif concerned and not _covers(asked, part.counts):
-        for key, label in (("prompt", tr("The prompt")), ("negative_prompt", tr("The negative prompt"))):
-            if getattr(settings, key).strip() != str(request.get(key, "")).strip():
-                found.append(
-                    Change("prompt", tr("{what} was '{text}'.", what=label, text=request.get(key, "")))
-                )
+        return [Change("prompt", tr("The prompts of the text strips were others."))]
+    if _covers(asked, part.counts):
+        return []
+    now = {}
+    if part.own("prompt"):
+        now["prompt"] = _says(scene, str(part.origins.get("text_strip")))
+    elif concerns(scene, part, shown_at):
+        now["prompt"] = scene.musev.prompt
+    if not part.own("negative_prompt") and concerns(scene, part, shown_at):
+        now["negative_prompt"] = scene.musev.negative_prompt
+    labels = {"prompt": tr("The prompt"), "negative_prompt": tr("The negative prompt")}
+    return [
+        Change("prompt", tr("{what} was '{text}'.", what=labels[key], text=request.get(key, "")))
+        for key, words in now.items()
+        if words is not None and words.strip() != str(request.get(key, "")).strip()
+    ]
+
+
+def _says(scene: bpy.types.Scene, text_strip: str) -> str | None:
+    """What a text strip of that name says; None where there is none."""
+    found = (
+        strip for strip in strips.every_strip(scene) if strip.name == text_strip and strip.type == "TEXT"
+    )
+    return next((strip.text for strip in found), None)
+
+
+def _model(scene: bpy.types.Scene, part: Part, memo: Memo, shown_at: int | None) -> list[Change]:
+    request, settings, found = part.take.request, scene.musev, []
+    if concerns(scene, part, shown_at) and not part.own("model", "extras"):
+        if settings.model != request.get("model"):
+            found.append(Change("model", tr("The model was '{name}'.", name=request.get("model"))))
+        elif (was := loras.told(request)) != loras.now(settings.extras):
+            found.append(Change("model", tr("What was added to the model was {what}.", what=loras.sentence(was))))
     newest = memo.newest.get(model_key(request), ("", ""))[1]
-    if concerned and settings.model != request.get("model"):
-        found.append(Change("model", tr("The model was '{name}'.", name=request.get("model"))))
-    elif concerned and (was := loras.told(request)) != loras.now(settings.extras):
-        found.append(Change("model", tr("What was added to the model was {what}.", what=loras.sentence(was))))
-    elif newest and newest != part.take.record["model"].get("sha256"):
+    if newest and newest != part.take.record["model"].get("sha256"):
         found.append(
             Change("model", tr("The files of the model '{name}' were others.", name=request.get("model")))
         )
@@ -150,7 +175,8 @@ def _chosen_still(scene: bpy.types.Scene, part: Part) -> bpy.types.Image | Chang
     """The image to compare with the take's still; or that another is chosen; None where there is nothing to compare."""
     settings, was = scene.musev, part.inputs.get("still_source")
     was_strip = part.take.request.get("still") and not part.origins.get("still")
-    if settings.mode == "text" or not concerns(scene, part):
+    own = part.own("mode", "still_source", "still_image", "still_strip")
+    if settings.mode == "text" or own or not concerns(scene, part):
         return bpy.data.images.get(was) if isinstance(was, str) else None
     if settings.still_source == "STRIP":
         name = str(was).rpartition(", frame ")[0]

@@ -43,7 +43,8 @@ def actors(owner: bpy.types.Scene, part: Part) -> Actors:
     """A rig or camera that the take names is looked for by that name, and where it has gone, for it was renamed, it is
     the panel's."""
     settings, told = owner.musev, part.inputs
-    concerned = settings.mode == "pose" and concerns(owner, part)
+    own = part.own("mode", "armature", "people", "camera")
+    concerned = settings.mode == "pose" and not own and concerns(owner, part)
     was = [str(person.get("name")) for person in told.get("people") or () if isinstance(person, dict)]
     chosen = {item.shown_name: item for item in settings.people if item.use and item.armature is not None}
     single = None if settings.people else settings.armature

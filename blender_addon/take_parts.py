@@ -44,6 +44,11 @@ class Part:
         told = self.inputs.get(origins.KEY)
         return told if isinstance(told, dict) else {}
 
+    def own(self, *settings: str) -> bool:
+        """Whether any of these settings was not the panel's but the clip's own, as in a shot list."""
+        own = self.origins.get("own")
+        return isinstance(own, list) and any(name in own for name in settings)
+
     def starts(self, shown_at: int | None) -> set[int]:
         """Where the first frame was generated, and where it is in a strip that begins at `shown_at` now."""
         told = self.inputs.get(splice.KEY) or {}
@@ -124,12 +129,12 @@ def note_model(memo: Memo, take: Take) -> None:
 
 
 def model_key(request: dict) -> tuple:
-    """What the sum of a model's files depends on: what is added to it, ControlNets, and words with learned vectors in
-    the prompts."""
-    names = ("model", "loras", "vae", "ip_adapter", "prompt", "negative_prompt", "prompts")
-    controls = request.get("controls") or ()
-    nets = sorted(str(each.get("name")) for each in controls if isinstance(each, dict))
-    return *(str(request.get(name) or "") for name in names), *nets
+    """What the sum of a model's files depends on: what is added to it counts, the ControlNets too."""
+    controls = sorted(
+        str(each.get("name")) for each in request.get("controls") or () if isinstance(each, dict)
+    )
+    added = [str(request.get(name) or "") for name in ("loras", "vae", "ip_adapter")]
+    return str(request.get("model")), *added, *controls, bool(request.get("poses"))
 
 
 def concerns(scene: bpy.types.Scene, part: Part, shown_at: int | None = None) -> bool:

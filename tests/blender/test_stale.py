@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from bl_ext.user_default.musev import (
     clip_folder,
+    loras,
     motion,
     session,
     stack,
@@ -194,6 +195,10 @@ def text_strip(settings):
     strips.place_text(scene, "Words", "snow falls", 7, 8, 12)
 
 
+def add_a_lora(settings):
+    loras.add(settings.extras, "style", 0.5)
+
+
 def another_model(settings):
     settings.model = "absent"
 
@@ -204,7 +209,7 @@ CHANGES = {
     zoom: ["camera"], move_the_camera: ["camera"], key_the_camera: ["camera"], another_camera: ["camera"],
     narrower_render: ["camera"],
     repaint: ["still"], another_file: ["still"], no_still: ["still"], another_still: ["still"],
-    reword: ["prompt"], avoid: ["prompt"], text_strip: ["prompt"], another_model: ["model"],
+    reword: ["prompt"], avoid: ["prompt"], text_strip: ["prompt"], another_model: ["model"], add_a_lora: ["model"],
 }  # fmt: skip
 
 
@@ -473,6 +478,24 @@ def test_the_prompt_counts_for_nothing_where_texts_lie_over_all_of_it(made):
     finish(generate(session.current))
     reword(made)
     assert worn() == []
+
+
+def test_what_a_shot_list_gave_is_not_the_panels(made):
+    words = strips.place_text(bpy.context.scene, "Shot", "rain falls", 9, 1, 13)
+    for strip in all_strips():
+        strip.select = strip.name == "Shot"
+    bpy.ops.musev.generate_each()
+    assert finish(session.current.jobs[-1]).state is JobState.DONE
+    strip = next(s for s in all_strips() if stack.is_ours(s) and s.musev.clip.startswith("rain"))
+    bpy.context.scene.sequence_editor.active_strip = strip
+    assert take().request["prompt"] == "rain falls" and worn() == []
+    reword(made)
+    assert worn() == []
+    words.text = "snow falls"
+    assert worn() == ["prompt"] and told() == "The prompt was 'rain falls'."
+    words.text = "rain falls"
+    another_model(made)
+    assert worn() == ["model"]
 
 
 def test_a_take_that_tells_nothing_wears_nothing(made):
