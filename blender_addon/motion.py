@@ -15,6 +15,7 @@ import bpy
 import numpy as np
 
 STEP = 1e-4  # of a key's value: what is nearer than that is the same
+AT_ONCE = 32  # curves that are looked up together: Blender makes an object of each
 
 
 class Block(NamedTuple):
@@ -108,10 +109,10 @@ def _nla(data: bpy.types.AnimData) -> Iterator[bpy.types.NlaStrip]:
 
 
 class Played(NamedTuple):
-    """F-curves that play together. start, end: between which frames, else None; at a frame `t` between them they are
-    read at (t - start) / scale + first."""
+    """F-curves that play together, in one or more of Blender's collections. start, end: between which frames, else
+    None; at a frame `t` between them they are read at (t - start) / scale + first."""
 
-    curves: Sequence[bpy.types.FCurve]
+    curves: Sequence[Sequence[bpy.types.FCurve]]
     start: float | None = None
     end: float = 0.0
     scale: float = 1.0
@@ -132,14 +133,14 @@ def _played(thing: bpy.types.ID) -> list[Played]:
     return played
 
 
-def _curves(action: bpy.types.Action, slot) -> Sequence[bpy.types.FCurve]:
-    """The F-curves of an action: of one slot, from 4.4 on."""
+def _curves(action: bpy.types.Action, slot) -> list[Sequence[bpy.types.FCurve]]:
+    """The collections of an action's F-curves: of one slot, from 4.4 on."""
     if not hasattr(bpy.types, "ActionSlot"):
-        return tuple(action.fcurves)
+        return [action.fcurves]
     if slot is None:
-        return ()
+        return []
     bags = (strip.channelbag(slot) for layer in action.layers for strip in layer.strips)
-    return tuple(curve for bag in bags if bag is not None for curve in bag.fcurves)
+    return [bag.fcurves for bag in bags if bag is not None]
 
 
 class Motion:
@@ -153,17 +154,18 @@ class Motion:
     def advance(self, deadline: float) -> bool:
         """Reads on until about `deadline` (time.perf_counter's clock), one curve at least; True once all are read."""
         while self.block < len(self.blocks):
-            thing = self.blocks[self.block].find()
-            curves = [
-                (curve, number, played)
-                for number, played in enumerate(_played(thing) if thing is not None else ())
-                for curve in played.curves
-            ]
-            for curve, number, played in curves[self.curve :]:
-                self._add(curve, number, played)
-                self.curve += 1
-                if time.perf_counter() >= deadline:
-                    return False
+            thing, before = self.blocks[self.block].find(), 0
+            for number, played in enumerate(_played(thing) if thing is not None else ()):
+                for curves in played.curves:
+                    count = len(curves)
+                    while self.curve < before + count:
+                        first = self.curve - before
+                        for curve in curves[first : first + AT_ONCE]:
+                            self._add(curve, number, played)
+                            self.curve += 1
+                            if time.perf_counter() >= deadline:
+                                return False
+                    before += count
             self.block, self.curve = self.block + 1, 0
         return True
 

@@ -20,17 +20,17 @@ import bpy
 from . import clip_folder, gather, loras, origins, prompt_track, reproduce, sources, stale_rig, stills, strips
 from .clip_folder import Take
 from .protocol import ProtocolError, blob_sha256
-from .take_parts import Change, Memo, Part, Steps, concerns, model_key, note_model, parts
+from .take_parts import Change, Memo, Part, Steps, concerns, model_key, note_model, parts_of
 from .timing import Plan
 from .translations import tr
 
-SLICE_S = 0.004
+SLICE_S = 0.003
 
 
 def examine(scene: str, take: Take, memo: Memo, shown_at: int | None = None, thorough: bool = False) -> Steps:
     """Compares a take with a scene, of that name; returns what has changed. shown_at: where its strip begins now.
     thorough: by stepping through all its frames, and reading the still whole."""
-    whole = parts(take)
+    whole = parts_of(take, memo)
     if not whole:
         return ()
     found = list(_words(scene, whole[0], memo, shown_at))
@@ -142,7 +142,9 @@ def _model(scene: bpy.types.Scene, part: Part, memo: Memo, shown_at: int | None)
         if settings.model != request.get("model"):
             found.append(Change("model", tr("The model was '{name}'.", name=request.get("model"))))
         elif (was := loras.told(request)) != loras.now(settings.extras):
-            found.append(Change("model", tr("What was added to the model was {what}.", what=loras.sentence(was))))
+            found.append(
+                Change("model", tr("What was added to the model was {what}.", what=loras.sentence(was)))
+            )
     newest = memo.newest.get(model_key(request), ("", ""))[1]
     if newest and newest != part.take.record["model"].get("sha256"):
         found.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import bpy
 import numpy as np
@@ -21,11 +22,11 @@ from .rig.camera import picture_matrix, project
 from .rig.maps import MapError
 from .rig.people import Person, armature_of, resolve
 from .rig.pose import PoseCapture, world_points
-from .take_parts import Change, Memo, Part, Steps, concerns, parts
+from .take_parts import Change, Memo, Part, Steps, concerns, parts_of
 from .translations import tr
 
 TOLERANCE = 0.5  # of the clip's pixels: what moved less is where it was
-SLICE_S = 0.004
+SLICE_S = 0.003
 
 
 @dataclass(frozen=True)
@@ -39,41 +40,54 @@ class Actors:
     changes: tuple[Change, ...] = ()
 
 
-def actors(owner: bpy.types.Scene, part: Part) -> Actors:
-    """A rig or camera that the take names is looked for by that name, and where it has gone, for it was renamed, it is
-    the panel's."""
-    settings, told = owner.musev, part.inputs
+class Roles(NamedTuple):
+    """What a take tells of its characters and camera. concerned: whether the panel is for them."""
+
+    people: tuple[str, ...]
+    camera: str | None
+    concerned: bool
+
+
+def roles(owner: bpy.types.Scene, part: Part) -> Roles:
+    """Raises nothing: what isn't told is left out."""
+    told, settings = part.inputs, owner.musev
+    names = tuple(str(each.get("name")) for each in told.get("people") or () if isinstance(each, dict))
     own = part.own("mode", "armature", "people", "camera")
-    concerned = settings.mode == "pose" and not own and concerns(owner, part)
-    was = [str(person.get("name")) for person in told.get("people") or () if isinstance(person, dict)]
+    concerned, camera = settings.mode == "pose" and not own and concerns(owner, part), told.get("camera")
+    return Roles(names, camera if isinstance(camera, str) else None, concerned)
+
+
+def actors(owner: bpy.types.Scene, was: Roles) -> Actors:
+    """A rig or camera that the take names is looked for by that name, and where it has gone, for it was renamed, it is
+    the panel's. Raises CaptureError and MapError."""
+    settings = owner.musev
     chosen = {item.shown_name: item for item in settings.people if item.use and item.armature is not None}
-    single = None if settings.people else settings.armature
-    now = list(chosen) or ([single.name] if single is not None else [])
-    found = {name: _found(name, settings) for name in was}
+    if not settings.people and settings.armature is not None:
+        chosen = {settings.armature.name: settings.armature}
+    found = {name: _found(name, settings) for name in was.people}
     changes = []
-    if concerned and now and set(now) != set(was) and all(found.values()):
-        changes.append(Change("rig", tr("The rig was '{name}'.", name=", ".join(was))))
     if not all(found.values()):
-        if not concerned or len(now) != len(was):
-            gone = ", ".join(name for name in was if not found[name])
+        if not was.concerned or len(chosen) != len(was.people):
+            gone = ", ".join(name for name in was.people if not found[name])
             return Actors("", (), None, (Change("rig", tr("The rig '{name}' is gone.", name=gone)),))
-        found = {item.shown_name: item for item in chosen.values()} or {single.name: single}
+        found = chosen
+    elif was.concerned and chosen and set(chosen) != set(was.people):
+        changes.append(Change("rig", tr("The rig was '{name}'.", name=", ".join(was.people))))
     people = tuple(
         resolve(each) if isinstance(each, bpy.types.Object) else each.person() for each in found.values()
     )
-    first = (
-        armature_of(people[0]) if people[0].instance is None else bpy.data.objects[people[0].instance.parent]
-    )
-    world = next((scene for scene in (owner, *bpy.data.scenes) if first.name in scene.objects), owner)
-    camera = told.get("camera")
+    if not people:
+        return Actors("", (), None)
+    stands = people[0].instance.parent if people[0].instance else armature_of(people[0]).name
+    world = next((scene for scene in (owner, *bpy.data.scenes) if stands in scene.objects), owner)
+    camera, panels = was.camera, settings.camera.name if settings.camera is not None else None
     if camera is not None and camera not in world.objects:
-        camera = None if settings.camera is None else settings.camera.name
-    elif concerned:
-        chosen_now = settings.camera.name if settings.camera is not None else None
+        camera = panels
+    elif was.concerned:
         own = world.camera.name if world.camera is not None else None
-        if (chosen_now or own) != (camera or own):
+        if (panels or own) != (camera or own):
             changes.append(Change("camera", tr("The camera was '{name}'.", name=camera or own)))
-        camera = chosen_now
+        camera = panels
     return Actors(world.name, people, camera, tuple(changes))
 
 
@@ -91,16 +105,16 @@ def _known_actors(name: str, part: Part, memo: Memo) -> Actors | None:
     owner = bpy.data.scenes.get(name)
     if owner is None:
         return None
-    settings = owner.musev
+    settings, was = owner.musev, roles(owner, part)
     chosen = [thing and thing.name for thing in (settings.armature, settings.camera)]
     used = tuple((item.name, item.use) for item in settings.people)
-    key = (memo.edits, name, part.take.folder, settings.mode, concerns(owner, part), *chosen, used)
+    key = (memo.edits, name, was, *chosen, used)
     if key not in memo.people:
         if len(memo.people) > 32:
             memo.people.clear()
         try:
-            memo.people[key] = actors(owner, part)
-        except (CaptureError, MapError, KeyError, IndexError):
+            memo.people[key] = actors(owner, was)
+        except (CaptureError, MapError):
             memo.people[key] = None
     return memo.people[key]
 
@@ -110,43 +124,48 @@ def keys(name: str, part: Part, memo: Memo) -> Steps:
     who = _known_actors(name, part, memo)
     if who is None:
         return ()
-    key = (memo.edits, memo.keys, who, part.take.folder, part.counts)
-    if key not in memo.moved:
-        found = list(who.changes)
-        for what, sums in (yield from _sums(part, who, memo)).items():
-            moved = sorted(set(motion.different(part.origins.get(what, ""), sums)) & set(part.counts))
-            if moved and (part.take.folder, what, sums) not in memo.harmless:
-                found.append(_edited(what, part, moved))
-        if len(memo.moved) > 64:
-            memo.moved.clear()
-        memo.moved[key] = tuple(found)
-    return memo.moved[key]
+    found = list(who.changes)
+    for what, sums in (yield from _sums(part, who, memo)).items():
+        moved = sorted(set(motion.different(part.origins.get(what, ""), sums)) & set(part.counts))
+        if moved and (part.take.folder, what, sums) not in memo.harmless:
+            found.append(_edited(what, part, moved))
+    return tuple(found)
 
 
 def _sums(part: Part, who: Actors, memo: Memo) -> Generator[None, None, dict[str, str]]:
     """The sums of the keys as they are now, by 'rig' and 'camera'; none where they can't be compared."""
-    sums: dict[str, str] = {}
     if not who.people or part.origins.get("system") != origins.system():
-        return sums
-    for what in ("rig", "camera"):
-        yield
-        world = bpy.data.scenes.get(who.scene)
-        if world is None:
-            return {}
-        if what == "rig":
-            summed = motion.Motion(origins.rig_blocks(who.people), part.plan.times)
-        else:
-            summed = origins.camera_motion(world, who.camera, part.plan.times)
-        del world
-        key = (memo.keys, summed.blocks, motion.assigned(summed.blocks), summed.told(), summed.times)
-        if key not in memo.digests:
-            while not summed.advance(time.perf_counter() + SLICE_S):
-                yield
-            if len(memo.digests) > 64:
-                memo.digests.clear()
-            memo.digests[key] = summed.told()
-        sums[what] = memo.digests[key]
-    return sums
+        return {}
+    key = (memo.edits, memo.keys, who, part.times)
+    if key not in memo.sums:
+        if len(memo.sums) > 64:
+            memo.sums.clear()
+        sums = {}
+        for what in ("rig", "camera"):
+            yield
+            sums[what] = yield from _sum(what, part, who, memo)
+        memo.sums[key] = sums
+    return memo.sums[key]
+
+
+def _sum(what: str, part: Part, who: Actors, memo: Memo) -> Generator[None, None, str]:
+    """One of them. Without another edit of keys it is taken from the memo, as far as the same actions play."""
+    world = bpy.data.scenes.get(who.scene)
+    if world is None:
+        return ""
+    if what == "rig":
+        summed = motion.Motion(origins.rig_blocks(who.people), part.times)
+    else:
+        summed = origins.camera_motion(world, who.camera, part.times)
+    del world
+    key = (memo.keys, summed.blocks, motion.assigned(summed.blocks), summed.told(), summed.times)
+    if key not in memo.digests:
+        while not summed.advance(time.perf_counter() + SLICE_S):
+            yield
+        if len(memo.digests) > 64:
+            memo.digests.clear()
+        memo.digests[key] = summed.told()
+    return memo.digests[key]
 
 
 def _edited(what: str, part: Part, numbers: Sequence[int]) -> Change:
@@ -171,7 +190,7 @@ def frames(part: Part, numbers: Sequence[int]) -> str:
             ranges[-1][1] = i
         else:
             ranges.append([i, i])
-    at = part.plan.times
+    at = part.times
     said = [f"{at[a]:g}" if a == b else f"{at[a]:g} - {at[b]:g}" for a, b in ranges[:3]]
     return ", ".join(said) + (" …" if len(ranges) > 3 else "")
 
@@ -193,7 +212,7 @@ def track_of(part: Part, memo: Memo) -> PoseTrack | None:
 def look(name: str, take: Take, memo: Memo, update: bool = False) -> tuple[Change, ...] | None:
     """How rigs and camera stand at the frame in view, beside how they stood there; None where that is no frame of the
     take, or nothing is to be seen. update: where the scene may not be evaluated yet, as in scripts."""
-    for part in parts(take):
+    for part in parts_of(take, memo):
         if part.take.request.get("mode") == "pose" and (seen := _look(name, part, memo, update)) is not None:
             return seen
     return None
@@ -204,7 +223,7 @@ def _look(name: str, part: Part, memo: Memo, update: bool) -> tuple[Change, ...]
     world = bpy.data.scenes.get(who.scene) if who is not None else None
     if world is None or track is None or not who.people or world.frame_subframe:
         return None
-    number = next((i for i in part.counts if part.plan.times[i] == world.frame_current), None)
+    number = next((i for i in part.counts if part.times[i] == world.frame_current), None)
     depsgraph = _evaluated(world, update)
     if number is None or depsgraph is None or any(armature_of(p).mode == "EDIT" for p in who.people):
         return None
@@ -278,7 +297,7 @@ def poses(name: str, part: Part, memo: Memo) -> Steps:
                 "rig", tr("The poses of {take} are not kept, so they can't be compared.", take=part.take.name)
             ),
         )
-    times = tuple(part.plan.times[i] for i in part.counts)
+    times = tuple(part.times[i] for i in part.counts)
     capture = PoseCapture(who.scene, who.people, who.camera, track.width, track.height, times, worlds=[])
     try:
         while not capture.advance(time.perf_counter() + SLICE_S):

@@ -21,7 +21,7 @@ from .take_parts import Change, Memo, Steps
 
 QUIET_S = 0.3  # without an edit, before anything is compared
 PASS_S = 0.5  # between two rounds
-TICK_S = 0.005  # of the main thread, in one tick
+TICK_S = 0.004  # of the main thread, in one tick
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,12 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What one request made of a take. plan: when its frames were generated. counts: which of them are in the take."""
+    """What one request made of a take. plan: when its frames were generated; times: of each, on the timeline. counts:
+    which of them are in the take."""
 
     take: Take
     plan: Plan
+    times: tuple[float, ...]
     counts: tuple[int, ...]
 
     @property
@@ -64,14 +66,23 @@ class Memo:
     edits: int = 0
     keys: int = 0
     images: int = 0
+    parts: dict = field(default_factory=dict)
     digests: dict = field(default_factory=dict)
-    moved: dict = field(default_factory=dict)
+    sums: dict = field(default_factory=dict)
     harmless: set = field(default_factory=set)  # sums of keys that move nothing, as a thorough check has seen
     lying: dict = field(default_factory=dict)
     tracks: dict[str, PoseTrack | None] = field(default_factory=dict)
     people: dict = field(default_factory=dict)
     pictures: dict = field(default_factory=dict)
     newest: dict[tuple, tuple[str, str]] = field(default_factory=dict)
+
+
+def parts_of(take: Take, memo: Memo) -> list[Part]:
+    """`parts`, worked out once for a record that stays as it is."""
+    known = memo.parts.get(take.folder)
+    if known is None or known[0] is not take.record:
+        memo.parts[take.folder] = known = (take.record, parts(take))
+    return known[1]
 
 
 def parts(take: Take) -> list[Part]:
@@ -86,12 +97,13 @@ def parts(take: Take) -> list[Part]:
         told = take.record["inputs"].get(splice.KEY)
         own = range(told["from"] + shift, told["to"] + shift + 1) if told else None
         offset = shift + (told["offset"] if told else 0)
-        made = [round(moment - plan.start) + offset for moment in plan.times]
+        times = plan.times
+        made = [round(moment - plan.start) + offset for moment in times]
         counts = tuple(
             i for i, n in enumerate(made)
             if (own is None or n in own) and not any(n in frames for frames in newer)
         )  # fmt: skip
-        found.append(Part(take, plan, counts))
+        found.append(Part(take, plan, times, counts))
         if own is None or not told["of"]:
             break
         newer.append(own)
