@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import uuid
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import bpy
 from bpy.props import EnumProperty, IntProperty
 
-from . import draft, gather, kept, reproduce, session, splice, stack, strips, takes, ui
+from . import clip_folder, draft, gather, kept, outlook, reproduce, session, splice, stack, strips, takes, ui
 from .clip_folder import Take
 from .jobs import Job
 from .props import MAX_VARIATIONS
@@ -29,18 +30,11 @@ FROM = (
 
 
 def told(take: Take) -> dict:
-    """What a take tells of its inputs. Raises TakeError for one that can't be made again as it is."""
+    """What a take tells of its inputs. Raises TakeError for one that can't be made again."""
     inputs = take.record.get("inputs")
     if not take.request or not isinstance(inputs, dict):
         raise takes.TakeError(f"{take.name}: {take.problem or 'its take.json tells no request'}.")
-    if splice.KEY in inputs:
-        raise takes.TakeError(
-            tr(
-                "{take} is joined from frames of two takes, and no single request makes it; choose a "
-                "take that was made as a whole.",
-                take=take.name,
-            )
-        )
+    splice.Splice.of_record(take.record)
     return inputs
 
 
@@ -48,6 +42,18 @@ def final_job(scene: bpy.types.Scene, strip, take: Take) -> Job:
     """The clip that a take is a draft of: full size and steps, the same seed and inputs. Makes its take's folder last.
     Raises TakeError and ProtocolError."""
     inputs = told(take)
+    part = splice.Splice.of_record(take.record)
+    if part is not None and is_of_draft(take):
+        raise takes.TakeError(
+            tr(
+                "{take} is joined: frames {first} to {last} were made to fit small ones that stay, of {of}. Make that "
+                "take final, then redo these frames of it.",
+                take=take.name,
+                first=strips.content(strip)[0] + part.first_new,
+                last=strips.content(strip)[0] + part.last_new,
+                of=part.of or tr("other strips"),
+            )
+        )
     whole = inputs.get(draft.KEY)
     if not isinstance(whole, dict):
         raise takes.TakeError(
@@ -58,10 +64,20 @@ def final_job(scene: bpy.types.Scene, strip, take: Take) -> Job:
     return from_kept(scene, strip, take, request, about)
 
 
+def is_of_draft(take: Take) -> bool:
+    """Whether a joined take's frames that stay are, in the end, a draft's. Raises TakeError."""
+    while (part := splice.Splice.of_record(take.record)) is not None and part.of:
+        take = clip_folder.look(take.folder.parent / part.of)
+    inputs = take.record.get("inputs")
+    return isinstance(inputs, dict) and isinstance(inputs.get(draft.KEY), dict)
+
+
 def variations(scene: bpy.types.Scene, strip, take: Take, count: int) -> list[Job]:
     """`count` clips like a take: the same inputs, and the seeds after the highest that a take of its clip has. Makes
     their takes' folders. Raises TakeError and ProtocolError, and then no folder is left."""
     inputs, request = told(take), reproduce.request_of(take.record)
+    if splice.KEY in inputs and request.shared_seed is None:  # frames made anew look like those that stay
+        request = dataclasses.replace(request, shared_seed=request.seed)
     first = max(
         (other.seed for other in stack.read(strip).takes if other.seed is not None), default=request.seed
     )
@@ -94,6 +110,14 @@ def reproduction(context: bpy.types.Context, scene: bpy.types.Scene, strip, take
     told(take)
     request = reproduce.request_of(take.record)
     take.frames()  # there must be something to compare with
+    if inputs == "SCENE" and splice.Splice.of_record(take.record) is not None:
+        raise takes.TakeError(
+            tr(
+                "{take} is joined from new frames and others that stay, so the scene alone doesn't make it; reproduce "
+                "it from its kept inputs.",
+                take=take.name,
+            )
+        )
     if inputs == "SCENE":
         job = gather.clip_job(context)
         takes.discard(job.take)
@@ -232,6 +256,9 @@ class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
             size = f"{whole.get('width')} x {whole.get('height')}, {whole.get('steps')} steps"
             ui.draw_text(layout, tr("A draft of {size}", size=size), width)
             layout.operator("musev.promote_draft", icon="IMAGE_DATA")
+            with contextlib.suppress(ProtocolError):  # which pressing it tells
+                time = outlook.time_of(draft.final(reproduce.request_of(take.record), whole))
+                ui.draw_text(layout, time, width)
         layout.operator("musev.reproduce", icon="FILE_REFRESH").inputs = "KEPT"
         count, size = kept.size(take.record)
         ui.draw_text(layout, tr("Inputs kept: {count}, {size:.1f} MB", count=count, size=size / 1e6), width)

@@ -178,6 +178,18 @@ def restore(folder: Path) -> list[str]:
     return names
 
 
+def empty(folder: Path) -> tuple[list[str], int]:
+    """Deletes the removed takes for good; returns their names and the bytes of their files that no other take shares.
+    Raises TakeError."""
+    names, freed = removed(folder), 0
+    for name in names:
+        take = folder / takes.REMOVED / name
+        states = [path.stat() for path in take.iterdir()]
+        freed += sum(state.st_size for state in states if state.st_nlink == 1)
+        takes.discard(take)
+    return names, freed
+
+
 def _is_take(entry: os.DirEntry) -> bool:
     return takes.number(entry.name) > 0 and entry.is_dir()
 

@@ -27,8 +27,8 @@ class Forecast:
         self._last = 0  # number that was sent
         self._number = 0  # of what was looked at last
         self._told: tuple[ClipRequest, Estimate] | None = None
-        self._several: list[ClipRequest] = []  # wanted for a list of clips, and not known yet
-        self._open: dict[int, ClipRequest] = {}  # asked for that list
+        self._several: dict[ClipRequest, None] = {}  # wanted, each by itself, in order, and not known yet
+        self._open: dict[int, ClipRequest] = {}  # asked for
         self._known: dict[ClipRequest, Estimate] = {}
         self._doubted: set[ClipRequest] = set()  # of those that are known
 
@@ -40,9 +40,8 @@ class Forecast:
     def look_each(self, requests: Iterable[ClipRequest]) -> list[Estimate | None]:
         """What each of several clips would take by itself, where the engine has told; the others are asked soon."""
         wanted = [facts(request) for request in requests]
-        self._several = [
-            each for each in dict.fromkeys(wanted) if each not in self._known or each in self._doubted
-        ]
+        unknown = [each for each in wanted if each not in self._known or each in self._doubted]
+        self._several |= dict.fromkeys(each for each in unknown if each not in self._open.values())
         return [self._known.get(each) for each in wanted]
 
     def ask(self, client: EngineClient) -> None:
@@ -53,7 +52,8 @@ class Forecast:
         if self._wanted not in (None, self._asked):
             self._asked = self._wanted
             self._number = self._send(client, self._wanted)
-        for request in [each for each in self._several if each not in self._open.values()][:MOST_AT_ONCE]:
+        for request in list(self._several)[:MOST_AT_ONCE]:
+            del self._several[request]
             self._open[self._send(client, request)] = request
 
     def _send(self, client: EngineClient, request: ClipRequest) -> int:

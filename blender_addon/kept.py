@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,6 +59,28 @@ def of(record: dict) -> dict[str, int]:
     inputs = record.get("inputs")
     kept = inputs.get(KEY) if isinstance(inputs, dict) else None
     return {name: n for name, n in kept.items() if isinstance(n, int)} if isinstance(kept, dict) else {}
+
+
+def prune(clip: Path) -> tuple[int, int]:
+    """Removes what no take of the clip was made from: none that is there, in the making, or removed and still to be
+    had back. Returns (number, bytes) of what is gone. Raises TakeError, and nothing is removed where a take can't be
+    read."""
+    named: set[str] = set()
+    for pattern in ("take_*/*.json", f"{takes.REMOVED}/take_*/*.json"):
+        for file in clip.glob(pattern):
+            try:
+                named |= set(re.findall(r"[0-9a-f]{64}", file.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                raise takes.TakeError(
+                    f"{file} can't be read ({error}), so nobody knows which inputs it needs, and none is removed."
+                ) from error
+    gone, freed = 0, 0
+    for file in sorted((clip / INPUTS).glob("*")):
+        if re.fullmatch(r"[0-9a-f]{64}(\.part)?", file.name) and file.name not in named:
+            freed += file.stat().st_size
+            takes.remove(file)
+            gone += 1
+    return gone, freed
 
 
 def size(record: dict) -> tuple[int, int]:

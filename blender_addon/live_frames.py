@@ -137,7 +137,7 @@ def sweep(folder: Path, deadline: float) -> bool:
                 if time.perf_counter() >= deadline:
                     return False
                 if entry.name.endswith((".png", ".part")):
-                    os.unlink(entry.path)
+                    takes.unlink(Path(entry.path))
         folder.rmdir()
     except FileNotFoundError:
         pass

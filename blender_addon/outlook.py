@@ -83,6 +83,29 @@ def outlook(scene: bpy.types.Scene) -> Outlook:
     return Outlook(", ".join(said), tight, estimate.remedies)
 
 
+def of_part(scene: bpy.types.Scene, span: tuple[int, int], new: int, stay: int) -> str:
+    """What making a part of a clip would do: '12 frames anew, 36 stay, about 9 s'; notes that its estimate is wanted.
+
+    span: the timeline's frames that are asked for. new, stay: how many of the take's frames are made, and are not.
+    Raises gather.REFUSALS.
+    """
+    settings: MusevSettings = scene.musev
+    said = [tr("1 frame anew") if new == 1 else tr("{count} frames anew", count=new)]
+    if stay:
+        said.append(tr("1 stays") if stay == 1 else tr("{count} stay", count=stay))
+    if time := time_of(request_of(scene, settings, span)):
+        said.append(time)
+    if any(is_research_only(each) for each in (_licence(settings.model), *loras.licences(settings.extras))):
+        said.append(tr("research-only weights"))
+    return ", ".join(said)
+
+
+def time_of(request: ClipRequest) -> str:
+    """'about 9 s', or "" until the engine has told; notes that this is wanted."""
+    (estimate,) = session.current.forecast.look_each([request])
+    return _time(estimate, 1) if estimate is not None else ""
+
+
 def request_of(
     scene: bpy.types.Scene, settings: MusevSettings, span: tuple[int, int] | None = None
 ) -> ClipRequest:

@@ -146,7 +146,7 @@ def save_painted(pictures: Iterable[Path]) -> None:
                 strips.is_image(strip)
                 and Path(os.path.normpath(bpy.path.abspath(strip.directory))) == file.parent
             ):
-                strips.read_again(strip)
+                strips.set_folder(strip, file.parent)  # has Blender read its files again
 
 
 def sentence(frames: Sequence[int]) -> str:

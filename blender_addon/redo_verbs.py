@@ -9,7 +9,7 @@ from fractions import Fraction
 import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty
 
-from . import gather, redo, session, splice, stack, strips, timing, ui
+from . import gather, outlook, redo, session, splice, stack, strips, timing, ui
 from .props import preferences
 from .stack_verbs import no_takes
 from .translations import tr
@@ -47,6 +47,8 @@ def check_size(settings, strip) -> None:
 class RedoOperator(Verb):
     """Hands the session a part of a clip. Without a seed of its own it takes the take's, so that it looks alike."""
 
+    asked: tuple[str, ...] = ()  # the names of what can be set besides the seed
+
     new_seed: BoolProperty(
         name="New Seed",
         description="Begin each new frame otherwise; what all frames of the clip share stays, so that they look alike",
@@ -64,6 +66,25 @@ class RedoOperator(Verb):
         if not self.new_seed:
             return own, shared
         return random.randrange(2**31), own if shared is None else shared
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """The dialog: what can be set, and what it would do."""
+        layout, width = self.layout, 46
+        column = layout.column()
+        column.use_property_split, column.use_property_decorate = True, False
+        for name in (*self.asked, "new_seed"):
+            column.prop(self, name)
+        try:
+            ui.draw_text(layout, self.sentence(context), width, "INFO")
+        except gather.REFUSALS as problem:
+            ui.draw_text(layout, str(problem), width, "ERROR")
+
+    def sentence(self, context: bpy.types.Context) -> str:
+        """What it would do. Raises gather.REFUSALS."""
+        scene = strips.shown_scene(context)
+        part, _ = self.part(context, scene)
+        new = part.splice.last_new - part.splice.first_new + 1
+        return outlook.of_part(scene, part.span, new, part.splice.count - new)
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -87,6 +108,7 @@ class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
         "Make some frames of the shown take anew, led by the frames beside them; it comes as another take, in which "
         "all other frames are the same files"
     )
+    asked = ("frame_start", "frame_end")
 
     frame_start: IntProperty(
         name="From", description="The first frame of the timeline that is made anew", subtype="TIME"
@@ -119,6 +141,7 @@ class MUSEV_OT_extend(RedoOperator, bpy.types.Operator):
         "Make the shown take longer: a new strip with its frames and new ones that go on from them; the strip that "
         "is active stays as it is"
     )
+    asked = ("frames", "direction")
 
     frames: IntProperty(
         name="Frames", description="How many new frames", default=24, min=1, max=10_000, subtype="TIME"
@@ -149,6 +172,9 @@ class MUSEV_OT_bridge(RedoOperator, bpy.types.Operator):
         count = len(cls.ends(strips.shown_scene(context)))
         why = tr("{count} image strips are selected; select the two with the gap between them", count=count)
         return "" if count == 2 else why
+
+    def invoke(self, context, event):
+        return context.window_manager.invoke_props_dialog(self)
 
     @staticmethod
     def ends(scene: bpy.types.Scene) -> list:

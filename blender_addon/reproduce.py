@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import protocol, takes
 from .protocol import ClipRequest, Done
+from .splice import Splice
 
 FIRST = (
     "still",
@@ -51,8 +52,12 @@ def _shown(png: bytes) -> tuple[bytes, bytes]:
 
 
 def differs(take: Path, frame: int, png: bytes) -> bool:
-    """Whether a frame is another one than the take's. Raises TakeError where that can't be read."""
-    file = takes.frame_file(take, frame)
+    """Whether a frame that came is another one than the take's. In a joined take only the new ones are its own; the
+    others were made to lead to them. Raises TakeError where that can't be read."""
+    splice = Splice.of_record(takes.read_sidecar(take))
+    if splice is not None and frame + splice.offset not in splice.new:
+        return False
+    file = takes.frame_file(take, frame + (splice.offset if splice else 0))
     try:
         return not same_picture(file.read_bytes(), png)
     except OSError as error:
@@ -64,14 +69,22 @@ def differs(take: Path, frame: int, png: bytes) -> bool:
 def verdict(take: Path, request: ClipRequest, done: Done, others: set[int]) -> str:
     """What the artist is told. others: the frames that came out otherwise. Raises TakeError and ProtocolError."""
     record = takes.read_sidecar(take)
+    splice = Splice.of_record(record)
     named = next(_differences(record, request, done), "")
+    if splice is None:
+        frames, first, rest = f"{request.frames_out} frames", 0, ""
+    else:
+        stay = splice.count - len(splice.new)
+        frames, first = f"{len(splice.new)} frames that were made anew", splice.offset
+        rest = f" The other {stay} are those of {splice.of}: reproduce that one for them." if stay else ""
     if not others:
-        said = f"Bit-equal: all {request.frames_out} frames are those of {take.name}"
-        return f"{said}, although {named}." if named else f"{said}."
-    said = f"{len(others)} of {request.frames_out} frames are not those of {take.name}, first frame {min(others)}"
+        said = f"Bit-equal: all {frames} are those of {take.name}"
+        return f"{said}, although {named}.{rest}" if named else f"{said}.{rest}"
+    said = f"{len(others)} of {frames} are not those of {take.name}, first frame {min(others) + first}"
     if not named:
-        return f"{said}; every input is the same, so the computer's sums came out otherwise (device {done.device})."
-    return f"{said}. The first input that differs: {named}."
+        named = f"every input is the same, so the computer's sums came out otherwise (device {done.device})"
+        return f"{said}; {named}.{rest}"
+    return f"{said}. The first input that differs: {named}.{rest}"
 
 
 def _differences(record: dict, request: ClipRequest, done: Done) -> Iterator[str]:

@@ -28,6 +28,10 @@ class Splice:
     of_offset: int = 0
 
     @property
+    def new(self) -> range:
+        return range(self.first_new, self.last_new + 1)
+
+    @property
     def told(self) -> dict:
         """As plain values, for `take.json`."""
         told = dataclasses.asdict(self)
@@ -41,13 +45,24 @@ class Splice:
         rest = {key: value for key, value in told.items() if key not in ("from", "to")}
         return cls(first_new=told["from"], last_new=told["to"], **rest)
 
+    @classmethod
+    def of_record(cls, record: dict) -> Splice | None:
+        """What a `take.json` says; None for a take that was made as a whole. Raises TakeError."""
+        inputs = record.get("inputs")
+        try:
+            return cls.of_job(inputs) if isinstance(inputs, dict) else None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise takes.TakeError(
+                f"The take's take.json is damaged: its '{KEY}' lacks or has too much ({error}); generate it again."
+            ) from error
+
     def files(self, take: Path, clip: Path) -> list[Path]:
         """Where each frame of the whole take lies before it is joined: made ones in `take` as they came, others in the
         other take."""
         other = clip / self.of
         return [
             takes.frame_file(take, frame - self.offset)
-            if self.first_new <= frame <= self.last_new
+            if frame in self.new
             else takes.frame_file(other, frame - self.of_offset)
             for frame in range(self.count)
         ]
@@ -60,7 +75,8 @@ def num_frames(about: dict, frames_out: int) -> int:
 
 
 def join(take: Path, about: dict) -> None:
-    """Puts a take's frames together, if it is to have frames of another one: as hard links where the disk has them.
+    """Puts a take's frames together, if it is to have frames of another one: as hard links where the disk has them,
+    which nobody may write into then, for what is painted into one take's file would be in the other's, too.
 
     It is built beside the take and then takes its place, so it can be done again if it fails. Raises TakeError.
     """
@@ -73,6 +89,8 @@ def join(take: Path, about: dict) -> None:
     takes.make_folder(whole)
     for frame, file in enumerate(splice.files(take, take.parent)):
         takes.link(file, takes.frame_file(whole, frame))
+        if frame not in splice.new:
+            takes.protect_shared(file)
     if (job := take / takes.JOB).exists():  # until the take is placed
         takes.link(job, whole / takes.JOB)
     takes.discard(take)

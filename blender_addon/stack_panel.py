@@ -165,6 +165,7 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
                 width,
             )
             layout.operator("musev.takes_restore", icon="LOOP_BACK")
+            layout.operator("musev.takes_empty", icon="TRASH")
 
 
 def _draw_again() -> None:

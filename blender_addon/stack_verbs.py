@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 from bpy.props import EnumProperty, FloatProperty, StringProperty
 
-from . import clip_folder, compare, recall, session, stack, strips, takes
+from . import clip_folder, compare, kept, recall, session, splice, stack, strips, takes
 from .translations import tr
 from .verbs import Verb, no_scene, refusable
 
@@ -241,6 +241,48 @@ class MUSEV_OT_takes_restore(StackOperator, bpy.types.Operator):
         self.report({"INFO"}, tr("{count} takes are back", count=len(names)))
 
 
+class MUSEV_OT_takes_empty(StackOperator, bpy.types.Operator):
+    bl_idname = "musev.takes_empty"
+    bl_label = "Delete Removed Takes"
+    bl_description = (
+        "Delete the takes that were pruned from the active strip, and the kept inputs that no take needs any more. "
+        "They can't be had back"
+    )
+    bl_options = {"REGISTER"}
+
+    @refusable
+    def invoke(self, context, event):
+        folder = stack.folder(stack.active(strips.shown_scene(context)))
+        return context.window_manager.invoke_confirm(
+            self, event, title=tr("Delete Removed Takes"),
+            message=tr("Delete {count} takes for good?", count=len(clip_folder.removed(folder))),
+            confirm_text=tr("Delete"), icon="WARNING",
+        )  # fmt: skip
+
+    def do(self, scene, strip):
+        folder = stack.folder(strip)
+        parts = (splice.Splice.of_job(job.about) for job in session.current.jobs if not job.ended)
+        needed = {part.of for part in parts if part is not None} & set(clip_folder.removed(folder))
+        if needed:
+            raise takes.TakeError(
+                tr(
+                    "{take} has frames of a clip in the making; wait until that is finished.",
+                    take=min(needed),
+                )
+            )
+        names, freed = clip_folder.empty(folder)
+        count, more = kept.prune(folder)
+        self.report(
+            {"INFO"},
+            tr(
+                "{takes} takes and {inputs} inputs are deleted, {size:.1f} MB",
+                takes=len(names),
+                inputs=count,
+                size=(freed + more) / 1e6,
+            ),
+        )
+
+
 class MUSEV_OT_take_compare(TakeOperator, bpy.types.Operator):
     bl_idname = "musev.take_compare"
     bl_label = "Compare Takes"
@@ -316,6 +358,7 @@ register, unregister = bpy.utils.register_classes_factory(
         MUSEV_OT_take_label,
         MUSEV_OT_takes_prune,
         MUSEV_OT_takes_restore,
+        MUSEV_OT_takes_empty,
         MUSEV_OT_take_compare,
         MUSEV_OT_take_compare_end,
         MUSEV_OT_recall_settings,

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import re
+import stat
 from pathlib import Path
 
 SIDECAR = "take.json"
@@ -167,12 +168,30 @@ def remove(path: Path) -> None:
         raise explained(error, path) from error
 
 
+def protect_shared(path: Path) -> None:
+    """Makes a file read-only that lies in more than one folder. Raises TakeError."""
+    try:
+        if path.stat().st_nlink > 1:
+            path.chmod(stat.S_IREAD | stat.S_IRGRP | stat.S_IROTH)
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+def unlink(path: Path) -> None:
+    """Removes a file, also one that nobody is to write into (which Windows would keep). Raises OSError."""
+    try:
+        path.unlink()
+    except PermissionError:
+        path.chmod(stat.S_IWRITE | stat.S_IREAD)
+        path.unlink()
+
+
 def discard(take: Path) -> None:
     """Removes a take: our own files, then its folder if nothing else lies there. Raises TakeError."""
     try:
         for path in take.iterdir():
             if re.fullmatch(r"(\d{4,}\.png|take\.json|job\.json)(\.part)?", path.name):
-                path.unlink()
+                unlink(path)
         if not any(take.iterdir()):
             take.rmdir()
     except OSError as error:

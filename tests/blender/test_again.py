@@ -7,7 +7,18 @@ import json
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import again, draft, kept, recall, reproduce, stack, stills, strips, takes
+from bl_ext.user_default.musev import (
+    again,
+    clip_folder,
+    draft,
+    kept,
+    recall,
+    reproduce,
+    stack,
+    stills,
+    strips,
+    takes,
+)
 from bl_ext.user_default.musev.clip_folder import read
 from bl_ext.user_default.musev.jobs import JobState
 from bl_ext.user_default.musev.protocol import ClipRequest, Done, blob_sha256
@@ -157,12 +168,103 @@ def test_inputs_that_are_gone_or_changed_are_told(engine, shot, what):  # noqa: 
     assert len(current.jobs) == 1
 
 
-def test_a_take_joined_from_two_is_not_made_again(engine, shot):  # noqa: F811
+@pytest.fixture
+def redone(engine, shot):  # noqa: F811
+    """The session, a finished clip of 12 frames at 5, and the take in which its frames 5 to 7 are made anew."""
+    current = engine()
+    first = finish(generate(current))
+    bpy.ops.musev.redo_range(frame_start=10, frame_end=12)
+    return current, first, finish(current.jobs[-1])
+
+
+def test_a_joined_take_is_made_again_as_far_as_it_is_its_own(redone):
+    current, _, second = redone
+    bpy.ops.musev.reproduce()
+    job = finish(current.jobs[-1])
+    assert job.state is JobState.DONE and job.request == second.request
+    rest = "The other 9 are those of take_001: reproduce that one for them."
+    assert job.problem == f"Bit-equal: all 3 frames that were made anew are those of take_002. {rest}"
+
+    file = takes.frame_file(second.take, 5)
+    file.unlink()
+    takes.write_frame(second.take, 5, png(64, 64, (1, 2, 3)))
+    bpy.ops.musev.reproduce()
+    said = finish(current.jobs[-1]).problem
+    assert said.startswith(
+        "1 of 3 frames that were made anew are not those of take_002, first frame 5; every"
+    )
+    assert said.endswith(rest)
+    assert "alone doesn't make it" in refusal(lambda: bpy.ops.musev.reproduce(inputs="SCENE"))
+
+
+def test_a_joined_take_has_variations(redone):
+    current, first, second = redone
+    bpy.ops.musev.vary(count=2)
+    jobs = [finish(job) for job in current.jobs[-2:]]
+    assert [job.state for job in jobs] == [JobState.DONE] * 2
+    assert [job.request.seed for job in jobs] == [1, 2] and {job.request.shared_seed for job in jobs} == {0}
+    before = [file.read_bytes() for file in sorted(first.take.glob("*.png"))]
+    for job in jobs:
+        after = [file.read_bytes() for file in sorted(job.take.glob("*.png"))]
+        assert job.request.pins == second.request.pins and len(after) == 12
+        assert [a == b for a, b in zip(after, before, strict=True)] == [k not in (5, 6, 7) for k in range(12)]
+
+
+def test_a_joined_drafts_final_is_made_in_two_steps_which_are_told(drafted):
+    from bl_ext.user_default.musev import session
+
+    settings = bpy.context.scene.musev
+    settings.width = settings.height = 64
+    bpy.ops.musev.redo_range(frame_start=9, frame_end=11)
+    assert finish(session.current.jobs[-1]).state is JobState.DONE
+    said = refusal(bpy.ops.musev.promote_draft)
+    assert "take_002 is joined: frames 9 to 11 were made to fit small ones that stay, of take_001" in said
+    assert "Make that take final, then redo these frames of it" in said
+
+
+def test_a_damaged_joined_take_says_so(engine, shot):  # noqa: F811
     first = finish(generate(engine()))
     told = takes.read_sidecar(first.take)
     told["inputs"]["redo"] = {"of": "take_000"}
     takes.write_sidecar(first.take, told)
-    assert "joined from frames of two takes" in refusal(bpy.ops.musev.reproduce)
+    assert "take.json is damaged" in refusal(bpy.ops.musev.reproduce)
+
+
+def test_inputs_go_with_the_last_take_that_needs_them(redone):
+    current, first, second = redone
+    clip = first.take.parent
+    inputs = clip / "inputs"
+    needed = set(first.request.blobs), set(second.request.blobs)
+    (inputs / ("12" * 32)).write_bytes(b"of a cancelled clip")
+    (inputs / "mine.txt").write_bytes(b"the artist's")
+    pump(lambda: not list(clip.glob("*.live")))
+    bpy.ops.musev.take_show(take="1")
+    bpy.ops.musev.takes_prune()
+    assert kept.prune(clip) == (1, 19)  # what was removed can be had back, and made again
+    assert {path.name for path in inputs.iterdir()} == {*needed[0], *needed[1], "mine.txt"}
+    own = sum((inputs / name).stat().st_size for name in needed[1] - needed[0])
+    frames = sum(takes.frame_file(clip / "_removed" / "take_002", k).stat().st_size for k in (5, 6, 7))
+    record = (clip / "_removed" / "take_002" / "take.json").stat().st_size
+    _, size = clip_folder.empty(clip)
+    assert size == frames + record and kept.prune(clip) == (len(needed[1] - needed[0]), own)
+    assert {path.name for path in inputs.iterdir()} == {*needed[0], "mine.txt"}
+    assert clip_folder.removed(clip) == [] and len(list(first.take.glob("*.png"))) == 12
+    bpy.ops.musev.reproduce()
+    assert finish(current.jobs[-1]).problem.startswith("Bit-equal: all 12")
+
+
+def test_removed_takes_are_deleted_for_good(redone):
+    _, first, second = redone
+    bpy.ops.musev.take_show(take="1")
+    bpy.ops.musev.takes_prune()
+    bpy.ops.musev.takes_empty()
+    clip = first.take.parent
+    assert clip_folder.removed(clip) == [] and {path.name for path in (clip / "inputs").iterdir()} == set(
+        first.request.blobs
+    )
+    (second.take.parent / "take_009").mkdir()
+    (second.take.parent / "take_009" / "take.json").write_bytes(b"\xff")
+    assert "none is removed" in refusal(bpy.ops.musev.takes_empty)
 
 
 def test_a_cancelled_reproduction_leaves_the_take(engine, shot):  # noqa: F811

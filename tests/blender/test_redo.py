@@ -12,6 +12,7 @@ from bl_ext.user_default.musev import (
     pin_verbs,
     pins,
     redo,
+    redo_verbs,
     session,
     stack,
     stills,
@@ -21,6 +22,7 @@ from bl_ext.user_default.musev import (
 )
 from bl_ext.user_default.musev.jobs import JobState
 from bl_ext.user_default.musev.protocol import blob_sha256
+from conftest import pump
 from fake_engine import colour
 from test_extension import draw
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)
@@ -75,6 +77,43 @@ def test_only_the_range_is_made_anew_led_by_the_frames_beside_it(made, shot, tmp
     assert (told["of"], told["from"], told["to"]) == ("take_001", 10, 14)
     assert contents(old) == before and len(all_strips()) == 1
     assert stack.shown(all_strips()[0]) == job.take and strips.span(all_strips()[0]) == (5, 35)
+
+
+def test_nobody_paints_into_a_file_that_two_takes_share(made):
+    current, strip = made
+    old = stack.shown(strip)
+    bpy.ops.musev.redo_range(frame_start=15, frame_end=19)
+    new = ended(current).take
+    for take in (old, new):
+        writable = [bool(takes.frame_file(take, k).stat().st_mode & 0o222) for k in range(30)]
+        assert writable == [10 <= k <= 14 for k in range(30)]
+    takes.discard(new)
+    assert not new.exists() and len(contents(old)) == 30
+
+
+def test_what_a_verb_would_do_is_told_before(made):
+    current, strip = made
+    files = sorted(stack.shown(strip).glob("*.png"))[:4]
+    placed = strips.place_images(bpy.context.scene, "B", files, 55, 3)  # after a gap of 20 frames
+    bpy.context.scene.sequence_editor.active_strip = strip
+
+    def said(verb, **values) -> str:
+        facts = {"new_seed": False, **values}
+        for each in (redo_verbs.RedoOperator, verb):
+            facts |= {n: v for n, v in vars(each).items() if n in ("part", "sentence", "seeds", "ends")}
+        return type("Asked", (), facts)().sentence(bpy.context)
+
+    one = said(redo_verbs.MUSEV_OT_redo_range, frame_start=15, frame_end=19)
+    assert one == "5 frames anew, 25 stay"
+    pump(lambda: said(redo_verbs.MUSEV_OT_redo_range, frame_start=15, frame_end=19) != one)
+    now = said(redo_verbs.MUSEV_OT_redo_range, frame_start=15, frame_end=19)
+    assert now.startswith("5 frames anew, 25 stay, ") and " s" in now
+    assert said(redo_verbs.MUSEV_OT_extend, frames=1, direction="AFTER").startswith("1 frame anew, 30 stay")
+    strip.select = placed.select = True
+    assert said(redo_verbs.MUSEV_OT_bridge).startswith("20 frames anew")
+    with pytest.raises(strips.StripError, match="choose frames of it"):
+        said(redo_verbs.MUSEV_OT_redo_range, frame_start=1, frame_end=2)
+    assert len(current.jobs) == 1 and len(list(stack.folder(strip).glob("take_???"))) == 1
 
 
 def test_the_poses_of_the_range_are_read_anew(made):
