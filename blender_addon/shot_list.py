@@ -11,13 +11,14 @@ What a strip does not say, the panel does. One that can't become a clip is named
 from __future__ import annotations
 
 import datetime
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import bpy
 
-from . import clip_folder, gather, outlook, recall, session, shot_record, stack, strips, takes
+from . import clip_folder, gather, outlook, prompt_track, recall, session, shot_record, stack, strips, takes
 from .gather import REFUSALS, SettingsError
 from .jobs import Job
 from .protocol import MAX_FRAMES, MAX_WAITING, ClipRequest
@@ -130,6 +131,28 @@ def _free_seed(clip: clip_folder.Clip) -> int:
     ]
     seeds = [take.seed for take in clip.takes if take.seed is not None] + making
     return (max(seeds, default=-1) + 1) % (HIGHEST_SEED + 1)
+
+
+# --- shots out of words ---------------------------------------------------------------------------
+
+
+def from_lines(scene: bpy.types.Scene, lines: list[str], start: int, frames: int) -> list:
+    """Text strips of so many frames each, one after the other from `start` on, for all lines but empty ones and those
+    that begin with #; selected alone. They lie on a prompt channel, which shows nothing. Raises StripError."""
+    said = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not said:
+        raise strips.StripError(tr("The text has 0 lines that say something; write a shot on each."))
+    end = start + frames * len(said)
+    channel = prompt_track.channel_for(scene, scene.musev.prompt_track.channel, start, end)
+    for strip in strips.every_strip(scene):
+        strip.select = False
+    placed = []
+    for number, words in enumerate(said):
+        name = textwrap.shorten(words, 40, placeholder="…")
+        begin = start + frames * number
+        placed.append(strips.place_text(scene, name, words, channel, begin, begin + frames))
+        placed[-1].select = True
+    return placed
 
 
 # --- before it happens ----------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from . import session, shot_list, strips, ui
+from .gather import SettingsError
 from .jobs import Job
 from .operators import PLACES
+from .protocol import MAX_FRAMES
 from .translations import tr
 from .verbs import Verb, no_engine, no_scene, refusable
 
@@ -84,6 +86,54 @@ class MUSEV_OT_generate_each(Verb, bpy.types.Operator):
                 self.report({"WARNING"}, f"{entry.label}: {entry.problem}")
 
 
+def text_names(operator, context: bpy.types.Context, text: str) -> list[str]:
+    """The texts of this file, for a field's menu."""
+    return [block.name for block in bpy.data.texts if text.lower() in block.name.lower()]
+
+
+class MUSEV_OT_shots_from_text(Verb, bpy.types.Operator):
+    bl_idname = "musev.shots_from_text"
+    bl_label = "Shots from Text"
+    bl_description = (
+        "Place a text strip for each line of a text, one after the other, and select them: Generate Each then makes a "
+        "clip of each. Empty lines and those that begin with # are left out"
+    )
+    bl_options = {"REGISTER", "UNDO"}
+
+    text: StringProperty(
+        name="Text",
+        description="A text of Blender's text editor, with a shot on each line",
+        search=text_names,
+    )
+    frames: IntProperty(
+        name="Length", description="Frames of each shot", default=48, min=1, max=MAX_FRAMES, subtype="TIME"
+    )
+    frame: IntProperty(
+        name="Frame", description="The first shot's first frame; the current one if -1", default=-1, subtype="TIME",
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        if why := no_scene(context):
+            return why
+        return "" if bpy.data.texts else tr("This file has no text; write one in Blender's text editor")
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if self.text not in bpy.data.texts:
+            self.text = bpy.data.texts[0].name
+        return context.window_manager.invoke_props_dialog(self)
+
+    @refusable
+    def execute(self, context: bpy.types.Context) -> None:
+        scene = strips.shown_scene(context)
+        if (block := bpy.data.texts.get(self.text)) is None:
+            raise SettingsError(tr("There is no text '{name}'; choose another.", name=self.text))
+        start = scene.frame_current if self.frame == -1 else self.frame
+        placed = shot_list.from_lines(scene, [line.body for line in block.lines], start, self.frames)
+        self.report({"INFO"}, tr("{count} shots from frame {start} on", count=len(placed), start=start))
+
+
 class MUSEV_OT_retry_each(Verb, bpy.types.Operator):
     bl_idname = "musev.retry_each"
     bl_label = "Retry Failed"
@@ -129,10 +179,12 @@ class MUSEV_PT_shots(ui.Sidebar, bpy.types.Panel):
             ui.draw_text(
                 layout, tr("Select the strips that are to become clips, each over its range"), width, "INFO"
             )
+        if bpy.data.texts:
+            layout.operator("musev.shots_from_text", icon="TEXT")
         if MUSEV_OT_retry_each.failed():
             layout.operator("musev.retry_each", icon="FILE_REFRESH")
 
 
 register, unregister = bpy.utils.register_classes_factory(
-    (MUSEV_OT_generate_each, MUSEV_OT_retry_each, MUSEV_PT_shots)
+    (MUSEV_OT_generate_each, MUSEV_OT_shots_from_text, MUSEV_OT_retry_each, MUSEV_PT_shots)
 )

@@ -330,6 +330,34 @@ def test_inputs_that_went_to_the_disk_serve_as_before(engine, board, monkeypatch
         assert told == {name: len(blob) for name, blob in found.items()}
 
 
+def test_a_text_with_a_shot_a_line_becomes_strips_and_these_clips(engine, board):
+    scene = bpy.context.scene
+    board.colour(1, (1, 0, 0), length=60).select = True
+    assert "has no text" in refusal(bpy.ops.musev.shots_from_text)
+    block = bpy.data.texts.new("Night")
+    block.write("# the opening\n\n  rain on the roof\nsnow in the yard \n")
+    scene.frame_set(5)
+    assert bpy.ops.musev.shots_from_text(text="Night", frames=6) == {"FINISHED"}
+    chosen = [strip for strip in all_strips() if strip.select]
+    assert [(s.text, strips.span(s)) for s in chosen] == [
+        ("rain on the roof", (5, 11)),
+        ("snow in the yard", (11, 17)),
+    ]
+    channel = scene.sequence_editor.channels[chosen[0].channel]
+    assert (
+        channel.mute
+        and channel.name.startswith("Prompts")
+        and {s.channel for s in chosen} == {chosen[0].channel}
+    )
+    jobs = ended(generate_each(engine()))
+    assert [(job.request.prompt, job.start, job.state) for job in jobs] == [
+        ("rain on the roof", 5, JobState.DONE), ("snow in the yard", 11, JobState.DONE),
+    ]  # fmt: skip
+    assert "no text 'Day'" in refusal(lambda: bpy.ops.musev.shots_from_text(text="Day"))
+    block.clear()
+    assert "0 lines" in refusal(lambda: bpy.ops.musev.shots_from_text(text="Night"))
+
+
 # --- strips of ours -------------------------------------------------------------------------------
 
 
