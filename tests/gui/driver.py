@@ -10,25 +10,21 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
-import struct
-import subprocess
 import sys
 import time
 import traceback
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bpy
+import eye
 import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 MODULE = "bl_ext.user_default.musev"
 TURN_S = 0.01
-FIND_S = 60  # after which a button is not there
+FIND_S = 180  # after which a button is not there
 SIDEBAR = 300  # pixels: the width at which every panel must be readable
-TABS = 24  # pixels: the sidebar's tabs, at its right
 Steps = Iterator[None]
 
 
@@ -228,7 +224,7 @@ class Driver:
         for _ in range(12):  # a sidebar's pages
             low = self.lowest(region)
             for column in (part, 0.5, 0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1):
-                x = region.x + int(column * (region.width - TABS))
+                x = region.x + int(column * (region.width - eye.TABS))
                 for y in range(region.y + region.height - 4, low, -12):  # a button is 20 high
                     yield from self.move(x, y)
                     seen.add(found := self.under_mouse())
@@ -237,11 +233,12 @@ class Driver:
                         return
                 if time.monotonic() > deadline:
                     break
-            before = self.pixels(region)
+            before = eye.pixels(region)
             for _ in range(8):
                 self.event("WHEELDOWNMOUSE", "PRESS")
                 yield
-            if time.monotonic() > deadline or np.array_equal(before, self.pixels(region)):
+            at_end = before is not None and np.array_equal(before, eye.pixels(region))
+            if at_end or time.monotonic() > deadline:
                 break
         raise FlowError(f"there is no button '{wanted}' in the sidebar; there are: {', '.join(sorted(seen))}")
 
@@ -253,11 +250,7 @@ class Driver:
 
     def lowest(self, region: bpy.types.Region) -> int:
         """The height at which what a sidebar shows ends."""
-        if not (FOLDER / "screen").is_dir():
-            return region.y + 4
-        shown = self.pixels(region)[:, :-TABS]
-        filled = np.flatnonzero((shown != shown[-1:]).any(axis=(1, 2)))
-        return region.y + region.height - int(filled[-1]) - 4 if filled.size else region.y + 4
+        return eye.lowest(region)
 
     # --- panels -------------------------------------------------------------------------------------
 
@@ -318,36 +311,11 @@ class Driver:
 
     # --- the eye ------------------------------------------------------------------------------------
 
-    def pixels(self, region: bpy.types.Region | None = None) -> np.ndarray:
-        """What the screen shows, or a region of it: uint8 (height, width, 3). Needs the runner's own X server."""
-        data = np.memmap(FOLDER / "screen" / "Xvfb_screen0", dtype=np.uint8, mode="r")
-        header = struct.unpack(">25I", data[:100].tobytes())
-        size, width, height, line, colours = header[0], header[4], header[5], header[12], header[19]
-        start = size + 12 * colours
-        whole = (
-            data[start : start + line * height]
-            .reshape(height, line)[:, : width * 4]
-            .reshape(height, width, 4)
-        )
-        if region is not None:
-            top = height - (region.y + region.height)
-            whole = whole[top : top + region.height, region.x : region.x + region.width]
-        return whole[..., 2::-1].copy()
-
     def picture(self, name: str, region: bpy.types.Region | None = None) -> str:
         """Keeps a screenshot as shots/NN_name.png; returns its name."""
         self.shots += 1
         file = FOLDER / "shots" / f"{self.shots:02d}_{name}.png"
-        if (FOLDER / "screen").is_dir():
-            shown = self.pixels(region)
-            if region is not None:  # nothing of what is empty below
-                shown = shown[: region.y + region.height - self.lowest(region) + 8]
-            file.write_bytes(png(shown))
-        elif shutil.which("import"):
-            subprocess.run(["import", "-window", "root", str(file)], check=True)
-        else:
-            with bpy.context.temp_override(window=self.window):
-                bpy.ops.screen.screenshot(filepath=str(file))
+        eye.keep(file, self.window, region)
         return file.name
 
     def show(self, name: str, whole: bool = False) -> Steps:
@@ -367,19 +335,6 @@ def panels() -> list[type]:
         item for item in found if issubclass(item, bpy.types.Panel) and item.__name__.startswith("MUSEV_PT")
     )
     return sorted(ours, key=lambda panel: panel.__name__)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """uint8 (height, width, 3) as a PNG file."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, _ = pixels.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def start_afresh() -> None:
