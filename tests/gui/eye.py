@@ -16,6 +16,7 @@ import numpy as np
 
 SCREEN = Path(__file__).resolve().parent / "screen" / "Xvfb_screen0"
 TABS = 24  # pixels: the sidebar's tabs, at its right
+EDGE = 8  # pixels: the region's lower edge, drawn otherwise in 4.3
 
 
 def pixels(region: bpy.types.Region | None = None) -> np.ndarray | None:
@@ -39,7 +40,7 @@ def lowest(region: bpy.types.Region) -> int:
     """The height in the window at which what a sidebar shows ends."""
     if (shown := pixels(region)) is None:
         return region.y + 4
-    shown = shown[:, :-TABS]
+    shown = shown[:-EDGE, :-TABS]
     filled = np.flatnonzero((shown != shown[-1:]).any(axis=(1, 2)))
     return region.y + region.height - int(filled[-1]) - 4 if filled.size else region.y + 4
 
