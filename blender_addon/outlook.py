@@ -68,7 +68,7 @@ def outlook(scene: bpy.types.Scene) -> Outlook:
     said = [what, _where(scene, settings, when), tr("{fps:.5g} fps", fps=float(when.output_fps))]
     if estimate is not None:
         said.append(_time(estimate, settings.variations))
-    if any(is_research_only(each) for each in (_licence(settings.model), *loras.licences(settings.extras))):
+    if research_only(settings):
         said.append(tr("research-only weights"))
     needed, free = (estimate.memory_mb, estimate.free_memory_mb) if estimate else (0.0, None)
     if free is None or needed <= free:
@@ -95,7 +95,7 @@ def of_part(scene: bpy.types.Scene, span: tuple[int, int], new: int, stay: int) 
         said.append(tr("1 stays") if stay == 1 else tr("{count} stay", count=stay))
     if time := time_of(request_of(scene, settings, span)):
         said.append(time)
-    if any(is_research_only(each) for each in (_licence(settings.model), *loras.licences(settings.extras))):
+    if research_only(settings):
         said.append(tr("research-only weights"))
     return ", ".join(said)
 
@@ -185,9 +185,11 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def research_only(model: str) -> bool:
-    """Whether what this model makes may not be sold."""
-    return is_research_only(_licence(model))
+def research_only(settings: MusevSettings) -> bool:
+    """Whether what these settings make may not be sold."""
+    return any(
+        is_research_only(each) for each in (_licence(settings.model), *loras.licences(settings.extras))
+    )
 
 
 def _licence(model: str) -> str:

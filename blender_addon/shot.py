@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ class AsIf:
             if isinstance(value, bpy.types.PropertyGroup):
                 otherwise[name] = AsIf(value)
             elif isinstance(value, bpy.types.bpy_prop_collection):
-                otherwise[name] = [AsIf(item) for item in value]
+                kind = self._settings.bl_rna.properties[name].fixed_type
+                otherwise[name] = Items(kind, map(AsIf, value))
             else:
                 return value
         return otherwise[name]
@@ -44,6 +46,37 @@ class AsIf:
             parts = value if isinstance(value, list) else [value]
             return any(part.says(each) for part in parts for each in part._otherwise)
         return name in self._otherwise
+
+
+class Items(list):
+    """A list of such settings, with what Blender's lists have."""
+
+    def __init__(self, kind: bpy.types.Struct, items: Iterable[AsIf]):
+        super().__init__(items)
+        self._kind = kind
+
+    def add(self) -> AsIf:
+        """A new one at the end, with its defaults."""
+        self.append(AsIf(_Defaults(self._kind)))
+        return self[-1]
+
+    def find(self, name: str) -> int:
+        return next((place for place, item in enumerate(self) if item.name == name), -1)
+
+    def remove(self, place: int) -> None:
+        del self[place]
+
+
+class _Defaults:
+    """A property group that nobody has set."""
+
+    def __init__(self, kind: bpy.types.Struct):
+        self.bl_rna = kind
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.bl_rna.properties:
+            raise AttributeError(f"{self.bl_rna.identifier} has no setting '{name}'")
+        return self.bl_rna.properties[name].default
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def plan(scene: bpy.types.Scene, new_seeds: bool) -> list[Planned]:
                 )  # fmt: skip
             request = outlook.request_of(scene, shot.settings, span)
             outlook.check_model(shot.settings.model)
+            gather.check_extras(shot.settings)
             planned.append(Planned(strip.name, span, shot, request))
         except REFUSALS as problem:
             planned.append(Planned(strip.name, span, why_not=str(problem)))
@@ -206,7 +207,7 @@ def _told(planned: list[Planned]) -> Told:
         time_s = outlook.duration(sum(each.seconds for each in known))
         sure = all(each.num_jobs_known for each in known)  # a guess, until a clip was made
         said.append(tr("about {time}", time=time_s) if sure else tr("roughly {time}", time=time_s))
-    if any(outlook.research_only(each.request.model) for each in wanted):
+    if any(outlook.research_only(each.shot.settings) for each in wanted):
         said.append(tr("research-only weights"))
     tight = [e for e in known if e.free_memory_mb is not None and e.memory_mb > e.free_memory_mb]
     if not tight:

@@ -13,6 +13,7 @@ from bl_ext.user_default.musev import (
     forecast,
     job_inputs,
     kept,
+    loras,
     session,
     shot,
     shot_list,
@@ -381,6 +382,12 @@ def test_a_clip_of_ours_gets_one_more_take_with_its_own_settings(engine, board):
     assert same.request.seed == 31  # of the take that is shown now
     assert (settings.prompt, settings.seed, settings.steps) == ("others", 99, 20)
     record = takes.read_sidecar(job.take)
+    record["request"]["loras"] = [{"name": "ink", "weight": 0.7}]
+    takes.write_sidecar(job.take, record)
+    (inked,) = plan()
+    assert [each.name for each in inked.shot.settings.extras.loras] == ["ink"] and not len(
+        settings.extras.loras
+    )
     record["request"]["still"], record["request"]["mode"] = "ab" * 32, "still"
     record["inputs"]["still_source"] = "A picture that was removed"
     takes.write_sidecar(job.take, record)
@@ -435,6 +442,16 @@ def test_settings_as_if_are_read_and_set_like_the_panels_and_change_nothing_ther
         True,
         False,
     )
+    loras.add(panel.extras, "ink", 0.5)
+    loras.add(other.extras, "ink", 0.7)
+    loras.add(other.extras, "chalk")
+    asked = loras.asked(other.extras)["loras"]
+    assert [(each.name, each.weight) for each in asked] == [("ink", 0.7), ("chalk", 1.0)]
+    other.extras.loras.remove(0)
+    assert other.extras.loras.find("ink") == -1 and other.extras.loras[0].use
+    assert [(each.name, round(each.weight, 6)) for each in panel.extras.loras] == [("ink", 0.5)]
+    other.extras.loras.clear()
+    assert len(other.extras.loras) == 0 and len(panel.extras.loras) == 1
     with pytest.raises(AttributeError, match="has no setting 'promt'"):
         other.promt = "x"
 
