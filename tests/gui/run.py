@@ -74,38 +74,24 @@ def engine(name: str, folder: Path, token: str = "") -> Iterator[dict]:
 
 def x_server(blender: list[str], folder: Path) -> tuple[subprocess.Popen | None, str]:
     """An X server of our own whose screen lies in a file, and its display; or none, and $DISPLAY. Raises SystemExit."""
-    (folder / "screen").mkdir()
-    display = next(
-        f":{number}" for number in range(91, 200) if not Path(f"/tmp/.X11-unix/X{number}").exists()
-    )
-    told = [
-        "Xvfb",
-        display,
-        "-screen",
-        "0",
-        f"{WIDTH}x{HEIGHT}x24",
-        "-nolisten",
-        "tcp",
-        "-fbdir",
-        str(folder / "screen"),
-    ]
-    wrappers = ([], blender[:-1]) if len(blender) > 1 else ([],)
-    for wrapper in wrappers:
+    screen = folder / "screen"
+    screen.mkdir()
+    options = ["-screen", "0", f"{WIDTH}x{HEIGHT}x24", "-nolisten", "tcp", "-fbdir", str(screen)]
+    for wrapper in ([], blender[:-1]) if len(blender) > 1 else ([],):
         if not wrapper and shutil.which("Xvfb") is None:
             continue
-        server = subprocess.Popen(
-            [*wrapper, *told], stdout=subprocess.DEVNULL, stderr=(folder / "xvfb.log").open("wb")
-        )
-        socket = Path(f"/tmp/.X11-unix/X{display[1:]}")
-        for _ in range(200):
-            if socket.exists() and (folder / "screen" / "Xvfb_screen0").exists():
-                return server, display
-            if server.poll() is not None:
-                break
-            time.sleep(0.05)
-        server.kill()
-        server.wait()
-    (folder / "screen").rmdir()
+        for number in range(91, 111):  # another run may take one at the same time
+            display = f":{number}"
+            socket = Path(f"/tmp/.X11-unix/X{number}")
+            if socket.exists():
+                continue
+            with (folder / "xvfb.log").open("wb") as log:
+                server = subprocess.Popen([*wrapper, "Xvfb", display, *options], stdout=log, stderr=log)
+            while server.poll() is None:
+                if socket.exists() and (screen / "Xvfb_screen0").exists():
+                    return server, display
+                time.sleep(0.05)
+    screen.rmdir()
     if display := os.environ.get("DISPLAY", ""):
         return None, display
     raise SystemExit(
