@@ -6,8 +6,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from batch import night
 from driver import Driver, start_afresh
+from filling import filling
 from flows import first_time, stall, story
 from states import STATES
 
 start_afresh()
-Driver({"first_time": first_time, "story": story, **STATES, "stall": stall, "night": night}).start()
+FLOWS = {"first_time": first_time, "story": story, "filling": filling, **STATES, "stall": stall, "night": night}
+Driver(FLOWS).start()
