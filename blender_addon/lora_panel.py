@@ -142,7 +142,7 @@ class MUSEV_UL_loras(bpy.types.UIList):
         lacks = bool(models) and (model is None or not model.installed)
         name.label(text=item.name, icon="ERROR" if lacks else "NONE", translate=False)
         weight = row.row()
-        weight.active = item.use
+        weight.active, weight.ui_units_x = item.use, 4
         weight.prop(item, "weight", text="", slider=True)
 
 
@@ -176,8 +176,6 @@ class MUSEV_PT_loras(ui.Sidebar, bpy.types.Panel):
         for name, role in (("vae", "vae"), ("ip_adapter", "ip-adapter")):
             if getattr(extras, name) or loras.here(role):  # only where there is something to choose
                 column.prop(extras, name)
-        if why := loras.missing(extras):
-            ui.draw_text(layout, why, width, "ERROR")
 
 
 register, unregister = bpy.utils.register_classes_factory(
