@@ -142,7 +142,7 @@ class MUSEV_UL_loras(bpy.types.UIList):
         lacks = bool(models) and (model is None or not model.installed)
         name.label(text=item.name, icon="ERROR" if lacks else "NONE", translate=False)
         weight = row.row()
-        weight.active, weight.ui_units_x = item.use, 4
+        weight.active, weight.ui_units_x = item.use, 5
         weight.prop(item, "weight", text="", slider=True)
 
 
