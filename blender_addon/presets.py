@@ -43,7 +43,9 @@ class MUSEV_PT_presets(PresetPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         super().draw(context)
-        self.layout.prop(context.window_manager, "musev_preset_prompts")
+        column = self.layout.column()
+        column.emboss = "NORMAL"  # or it would look like one more preset
+        column.prop(context.window_manager, "musev_preset_prompts")
 
 
 class MUSEV_OT_preset_add(AddPresetBase, bpy.types.Operator):

@@ -8,8 +8,17 @@ from batch import night
 from driver import Driver, start_afresh
 from filling import filling
 from flows import first_time, stall, story
+from menus import menus
 from states import STATES
 
 start_afresh()
-FLOWS = {"first_time": first_time, "story": story, "filling": filling, **STATES, "stall": stall, "night": night}
+FLOWS = {
+    "first_time": first_time,
+    "story": story,
+    "filling": filling,
+    **STATES,
+    "menus": menus,
+    "stall": stall,
+    "night": night,
+}
 Driver(FLOWS).start()
