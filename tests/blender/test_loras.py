@@ -6,7 +6,18 @@ import json
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import gather, lora_panel, loras, outlook, remedies, reproduce, stack, takes
+from bl_ext.user_default.musev import (
+    gather,
+    lora_panel,
+    loras,
+    outlook,
+    recall,
+    remedies,
+    reproduce,
+    shot,
+    stack,
+    takes,
+)
 from bl_ext.user_default.musev.protocol import LoraChoice
 from conftest import pump
 from test_extension import Layout
@@ -100,7 +111,6 @@ def test_settings_are_recalled_with_them(told, extras):
     scene = bpy.context.scene
     strip = stack.active(scene) or next(iter(stack.ours(scene)))
     take = stack.read(strip).take(job.take.name)
-    from bl_ext.user_default.musev import recall
 
     assert recall.recall(scene.musev, take) == []
     assert [(item.name, round(item.weight, 6), item.use) for item in extras.loras] == [
@@ -189,3 +199,17 @@ def test_every_property_is_described(extras):
     for group in (loras.MusevLora, loras.MusevExtraSettings):
         for prop in group.bl_rna.properties:
             assert prop.description or prop.identifier == "rna_type", prop.identifier
+
+
+def test_a_take_is_recalled_into_settings_that_are_not_the_panels(told, extras):
+    current = told()
+    bpy.ops.musev.lora_add(lora="chalk", weight=1.5)
+    job, _ = clip(current)
+    extras.loras.clear()
+    bpy.ops.musev.lora_add(lora="ink")
+    scene = bpy.context.scene
+    take = stack.read(next(iter(stack.ours(scene)))).take(job.take.name)
+    aside = shot.AsIf(scene.musev)
+    assert recall.recall(aside, take) == []
+    assert loras.asked(aside.extras)["loras"] == (LoraChoice("chalk", 1.5),)
+    assert names(extras) == ["ink"]  # the panel's stay
