@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import clip_folder, kept
+from . import kept
 from .jobs import Job, JobState
 
 HELD_BYTES = 256 * 2**20  # of inputs in memory, above which no further clip is read from the scene
@@ -40,14 +40,10 @@ def all_of(job: Job) -> dict[str, bytes]:
     return job.blobs | kept.read(job.take.parent, away)
 
 
-def forget(job: Job, jobs: Iterable[Job]) -> None:
-    """Removes what was kept for a clip that won't be made, unless another one has it too. Raises TakeError."""
-    if told := job.about.pop(kept.KEY, None):
-        clip = job.take.parent
-        others = (other.about.get(kept.KEY, {}) for other in jobs if other.take.parent == clip)
-        needed = {sha256 for each in others for sha256 in each}
-        needed |= {sha256 for take in clip_folder.read(clip).takes for sha256 in kept.of(take.record)}
-        kept.forget(clip, set(told) - needed)
+def forget(job: Job) -> None:
+    """Removes what was kept for a clip that won't be made and that no other take of it needs. Raises TakeError."""
+    if job.about.pop(kept.KEY, None):
+        kept.prune(job.take.parent)
 
 
 def _keep(job: Job, sha256: str) -> None:

@@ -44,23 +44,6 @@ def read(clip: Path, wanted: Iterable[str]) -> dict[str, bytes]:
     return blobs
 
 
-def forget(clip: Path, names: Iterable[str]) -> None:
-    """Removes inputs that no take needs. Raises TakeError."""
-    for sha256 in names:
-        takes.remove(clip / INPUTS / sha256)
-    try:
-        (clip / INPUTS).rmdir()
-    except OSError:  # others lie there
-        return
-
-
-def of(record: dict) -> dict[str, int]:
-    """The inputs that a take's record says are kept: their sizes in bytes, by sha256."""
-    inputs = record.get("inputs")
-    kept = inputs.get(KEY) if isinstance(inputs, dict) else None
-    return {name: n for name, n in kept.items() if isinstance(n, int)} if isinstance(kept, dict) else {}
-
-
 def prune(clip: Path) -> tuple[int, int]:
     """Removes what no take of the clip was made from: none that is there, in the making, or removed and still to be
     had back. Returns (number, bytes) of what is gone. Raises TakeError, and nothing is removed where a take can't be
@@ -85,5 +68,7 @@ def prune(clip: Path) -> tuple[int, int]:
 
 def size(record: dict) -> tuple[int, int]:
     """(number, bytes) of the inputs that a take's record says are kept."""
-    sizes = of(record).values()
+    inputs = record.get("inputs")
+    kept = inputs.get(KEY) if isinstance(inputs, dict) else None
+    sizes = [n for n in kept.values() if isinstance(n, int)] if isinstance(kept, dict) else []
     return len(sizes), sum(sizes)

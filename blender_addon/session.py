@@ -234,7 +234,11 @@ class Session:
 
     def _keep(self, job: Job) -> None:
         """Keeps one more input of a clip on the disk, and at last that all are there. Raises TakeError."""
-        if job.is_kept and job_inputs.keep_next(job):
+        if not job.is_kept:
+            return
+        if kept.KEY not in job.about:
+            job_files.write(job, Stage.READING)  # names them: what no take names may be removed
+        if job_inputs.keep_next(job):
             job_files.write(job, Stage.KEPT)
 
     def _hand_over(self, job: Job) -> None:
@@ -285,7 +289,7 @@ class Session:
             job_files.remove(job)
             if state is JobState.CANCELLED or (state is JobState.FAILED and not job.have):
                 takes.discard(job.take)
-                job_inputs.forget(job, self.jobs)
+                job_inputs.forget(job)
         except takes.TakeError as error:
             job.problem = " ".join(filter(None, (problem, str(error))))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import bpy
@@ -74,6 +77,7 @@ def test_a_clip_that_no_engine_had_is_made_by_the_next_blender(saved):
     without_engine(current)
     pump(lambda: begun.stage == "kept")
     wanted = set(begun.request.blobs)
+    assert kept.prune(begun.take.parent) == (0, 0)  # job.json names them
     assert wanted and {path.name for path in (begun.take.parent / kept.INPUTS).iterdir()} == wanted
     next_blender(current, blend)
     (job,) = current.jobs
@@ -96,7 +100,21 @@ def test_closing_keeps_what_was_read_and_not_sent(saved):
     (job,) = current.jobs
     assert job.id == begun.id and job.has_inputs and job.stage == "kept"
     bpy.ops.musev.cancel(job=job.id)
-    assert sorted(path.name for path in job.take.parent.iterdir()) == []
+    assert [path for path in job.take.parent.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="another process is killed by a signal")
+def test_the_lock_of_a_blender_that_was_killed_is_open(tmp_path):
+    file = tmp_path / "take_001.lock"
+    holds = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{holds}; time.sleep(600)", str(file)], stdout=subprocess.PIPE
+    )
+    holder.stdout.readline()
+    assert job_files.lock(file) is None
+    holder.kill()
+    holder.wait()
+    os.close(job_files.lock(file))
 
 
 def test_of_two_blenders_one_has_the_clip(saved):
