@@ -6,7 +6,7 @@ the values are filled in: only so can a dictionary have it.
 
 from __future__ import annotations
 
-import ast
+import json
 import re
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import bpy
 
 FOLDER = Path(__file__).parent / "locale"
 CONTEXTS = ("*", "Operator")  # Blender looks an operator's label up in a room of its own
-_TEXT = r'((?:"(?:[^"\\]|\\.)*"\s*)+)'
-ENTRY = re.compile(rf"^msgid\s+{_TEXT}^msgstr\s+{_TEXT}", re.MULTILINE)
+_PIECE = r'"(?:[^"\\]|\\.)*"'
+ENTRY = re.compile(rf"^msgid\s+((?:{_PIECE}\s*)+)^msgstr\s+((?:{_PIECE}\s*)+)", re.MULTILINE)
 
 
 def tr(template: str, **values: object) -> str:
@@ -29,9 +29,13 @@ def read(file: Path) -> dict[str, str]:
     """The entries of a .po file (GNU gettext's manual, "The Format of PO Files"), but its head and what is still to be
     written: text -> translation."""
     found = ENTRY.findall(file.read_text(encoding="utf-8"))
-    # Their quotes and backslashes are Python's, texts side by side are one text in both.
-    entries = {ast.literal_eval(f"({text})"): ast.literal_eval(f"({said})") for text, said in found}
+    entries = {joined(text): joined(said) for text, said in found}
     return {text: said for text, said in entries.items() if text and said}
+
+
+def joined(pieces: str) -> str:
+    """Quoted texts side by side as the one that they are. Their backslashes are JSON's."""
+    return "".join(json.loads(piece) for piece in re.findall(_PIECE, pieces))
 
 
 def dictionaries() -> dict[str, dict[tuple[str, str], str]]:

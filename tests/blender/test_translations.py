@@ -50,7 +50,7 @@ def test_no_entry_of_the_dictionary_is_dead(file):
     if os.environ.get("MUSEV_WRITE_DOCS"):
         source = ROOT / "blender_addon" / "locale" / file.name
         kept = translations.ENTRY.sub(
-            lambda entry: "" if ast.literal_eval(f"({entry[1]})") in dead else entry[0],
+            lambda entry: "" if translations.joined(entry[1]) in dead else entry[0],
             source.read_text(encoding="utf-8"),
         )
         source.write_text(kept, encoding="utf-8")
