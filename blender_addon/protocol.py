@@ -579,7 +579,7 @@ class AddModel(Message):
     role: str = limited("", choices=("", *ADDABLE))
     title: str = limited("", longest=200)
     licence: str = limited("", longest=200)
-    licence_url: str = limited("", longest=500)
+    licence_url: str = limited("", pattern=r"(https?://\S+)?", longest=500)
     commercial: bool | None = None
     stands_for: str = limited("", pattern=f"({MODEL_ID})?")
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"  # an image model's name follows a motion model's in a request
 MAX_BYTES, MAX_ADDED = 16 * 2**30, 200
 COPY_BYTES = 4 * 2**20
+FORGOTTEN_S = 24 * 3600.0  # after which nothing more of a file will come
 FILE, TOLD = "model", "told.json"  # of one that arrives
 
 
@@ -58,6 +60,9 @@ def begin(wanted: Wanted) -> Path:
     root = registry.models_folder()
     root.mkdir(parents=True, exist_ok=True)
     drop(wanted.id)
+    for folder in (root / registry.INCOMING).glob("*.added"):  # of an engine that was killed meanwhile
+        if folder.stat().st_mtime < time.time() - FORGOTTEN_S:
+            shutil.rmtree(folder, ignore_errors=True)
     downloads.check_space(root, wanted.size)
     folder = _incoming(wanted.id)
     folder.mkdir(parents=True)

@@ -139,6 +139,15 @@ def test_what_did_not_come_whole_is_thrown_away(root, tmp_path):
     assert left(root) == [] and "style" not in registry.listing()
 
 
+def test_what_was_begun_long_ago_makes_room(root, tmp_path):
+    path = write(tmp_path / "a.safetensors", model_files.lora())
+    for id in ("old", "new"):
+        added.begin(Wanted(id, ".safetensors", 1000)).write_bytes(b"some")
+    os.utime(root / registry.INCOMING / "old.added", (0, 0))
+    add(path)
+    assert [folder.name for folder in (root / registry.INCOMING).iterdir()] == ["new.added"]
+
+
 def test_program_code_is_never_run(root, tmp_path):
     class Bomb:
         def __reduce__(self):

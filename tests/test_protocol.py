@@ -72,7 +72,7 @@ EXAMPLES = {  # by the name of the field, or else its type
 }
 
 OTHERWISE = {  # where a name stands for something else
-    "AddModel": {"suffix": ".ckpt", "size": 2**34, "role": "lora", "commercial": False},
+    "AddModel": {"suffix": ".ckpt", "size": 2**34, "role": "lora", "commercial": False, "licence_url": ""},
     "ModelShelf": {"models": (ShelfModel("musev", "motion", "A model", "MIT", "https://x", size_bytes=5),)},
     "Queue": {"running": JOB},
     "Refused": {"model": "musev"},
