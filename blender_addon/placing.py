@@ -8,6 +8,7 @@ from . import shot_record, splice, stack, takes
 from .jobs import Job
 from .live_strip import LiveStrips
 from .strips import StripError
+from .translations import tr
 
 
 def place(job: Job, live: LiveStrips) -> str:
@@ -15,9 +16,11 @@ def place(job: Job, live: LiveStrips) -> str:
     StripError."""
     scene = bpy.data.scenes.get(job.scene)
     if scene is None:
-        raise StripError(f"Scene '{job.scene}' is gone; the finished take lies in {job.take}.")
+        raise StripError(
+            tr("Scene '{scene}' is gone; the finished take lies in {take}.", scene=job.scene, take=job.take)
+        )
     if live.deleted(job):
-        return f"You deleted its strip while it was made; the take lies in {job.take}."
+        return tr("You deleted its strip while it was made; the take lies in {take}.", take=job.take)
     count = splice.num_frames(job.about, job.request.frames_out)
     files = [takes.frame_file(job.take, frame) for frame in range(count)]
     alone = shot_record.of(job) is None  # many clips at once leave the selection as it is
@@ -41,12 +44,12 @@ def why_untouched() -> str:
     over several events, such as moving strips, holds on to those that there were when it began.
     """
     if bpy.app.is_job_running("RENDER"):
-        return "after the render"
+        return tr("after the render")
     windows = bpy.context.window_manager.windows
     active = (window.view_layer.objects.active for window in windows)
     if any(item is not None and item.mode not in ("OBJECT", "POSE") for item in active):
-        return "when you are back in Object or Pose Mode"
+        return tr("when you are back in Object or Pose Mode")
     held = (verb.bl_idname for window in windows for verb in getattr(window, "modal_operators", ()))
     if any(name.startswith(("TRANSFORM_OT_", "SEQUENCER_OT_")) for name in held):
-        return "when you let go of the strips"
+        return tr("when you let go of the strips")
     return ""

@@ -11,6 +11,7 @@ from . import draft, loras
 from .clip_folder import Take
 from .props import MusevSettings
 from .protocol import ClipRequest
+from .translations import tr
 
 # setting: field of the request
 DIRECT = {
@@ -62,7 +63,9 @@ def recall(settings: MusevSettings, take: Take) -> list[str]:
         value = request.get(spec.name, spec.default)
         value = tuple(value) if isinstance(value, list) else value
         if spec.name not in known and value != spec.default:
-            left.append(f"{spec.name} was {value!r}, for which there is no setting")
+            left.append(
+                tr("{setting} was {value!r}, for which there is no setting", setting=spec.name, value=value)
+            )
     return left
 
 
@@ -74,7 +77,7 @@ def _set(owner, name: str, value, left: list[str]) -> None:
     except (TypeError, ValueError):
         kept = None
     if kept != value and not (isinstance(value, float) and abs(kept - value) < 1e-6):
-        left.append(f"{owner.bl_rna.properties[name].name} was {value!r}")
+        left.append(tr("{name} was {value!r}", name=owner.bl_rna.properties[name].name, value=value))
 
 
 def _draft(settings: MusevSettings, request: dict, whole, left: list[str]) -> None:
@@ -104,7 +107,7 @@ def _rates(settings: MusevSettings, rates, left: list[str]) -> None:
     try:
         generated, timeline = Fraction(rates["generated"]), Fraction(rates["timeline"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        left.append("the rate isn't told")
+        left.append(tr("the rate isn't told"))
         return
     settings.generate_at = "EVERY" if generated == timeline else "RATE"
     if generated != timeline:
@@ -138,7 +141,7 @@ def _source(source, request: dict, told: dict, left: list[str]) -> None:
         _set(source, "strip", names[0], left)
     else:
         source.choice = "SELECTED"
-        left.append(f"it was made from the strips {', '.join(map(str, names))}; select them")
+        left.append(tr("it was made from the strips {names}; select them", names=", ".join(map(str, names))))
 
 
 def _controls(request: dict) -> list[dict]:
@@ -157,7 +160,7 @@ def _still(settings: MusevSettings, request: dict, source, left: list[str]) -> N
         settings.still_source, settings.still_strip = "STRIP", strip
         left.append(Aside(f"the still is what '{strip}' shows at frame {frame}; go there"))
     else:
-        left.append(f"the still '{source}', which is not in this file")
+        left.append(tr("the still '{source}', which is not in this file", source=source))
 
 
 def _still_strip(source) -> tuple[str, str, str]:
@@ -192,12 +195,12 @@ def _cast(settings: MusevSettings, inputs: dict, left: list[str]) -> None:
         rig = still_rig.get("rig")
         settings.still_rig = bpy.data.objects.get(rig) if isinstance(rig, str) else None
         if rig and settings.still_rig is None:
-            left.append(f"the still's rig '{rig}', which is not in this file")
+            left.append(tr("the still's rig '{rig}', which is not in this file", rig=rig))
     camera = inputs.get("camera")
     if camera is None or camera in bpy.data.objects:
         settings.camera = bpy.data.objects[camera] if camera else None
     else:
-        left.append(f"the camera '{camera}', which is not in this file")
+        left.append(tr("the camera '{camera}', which is not in this file", camera=camera))
 
 
 def _render(settings: MusevSettings, request: dict, inputs: dict, left: list[str]) -> None:

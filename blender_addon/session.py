@@ -41,6 +41,7 @@ from .protocol import (
     Welcome,
 )
 from .shelf import Shelf
+from .translations import tr
 
 TICK_S = 0.008  # what a tick may take of Blender's main thread
 
@@ -269,8 +270,9 @@ class Session:
     def why_not_placed(self, job: Job) -> str:
         """What a finished clip waits for before it becomes a strip; "" if nothing."""
         if job.file_number != self.file_number:
-            return f"Ready in {job.take}; open {job.blend_file or 'its file'} to place it."
-        return f"Ready; it is placed {why}." if (why := placing.why_untouched()) else ""
+            file = job.blend_file or tr("its file")
+            return tr("Ready in {take}; open {file} to place it.", take=job.take, file=file)
+        return tr("Ready; it is placed {when}.", when=when) if (when := placing.why_untouched()) else ""
 
     def _end(self, job: Job, state: JobState, problem: str = "", resumable: bool = False) -> None:
         """The one place where a clip ends. Without a chance to go on, a take that never got a frame is

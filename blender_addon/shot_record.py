@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import takes
 from .jobs import Job
+from .translations import tr
 
 FOLDER = "_sheets"  # no clip is called so: their names begin with a letter
 KEY = "shot"  # in what a job tells of itself, and so in `job.json` and `take.json`: which shot of which list it is
@@ -82,7 +83,11 @@ def read(file: Path) -> ShotList:
         return ShotList(file, str(record["name"]), str(record["made"]), entries)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise takes.TakeError(
-            f"The shot list {file} can't be read: {error}. Its takes are all there."
+            tr(
+                "The shot list {file} can't be read: {error}. Its takes are all there.",
+                file=file,
+                error=error,
+            )
         ) from error
 
 

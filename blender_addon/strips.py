@@ -13,6 +13,8 @@ from pathlib import Path
 
 import bpy
 
+from .translations import tr
+
 MAX_CHANNEL = 128
 
 
@@ -79,7 +81,7 @@ def selected_span(scene: bpy.types.Scene) -> tuple[int, int]:
     spans = [span(strip) for strip in top_strips(scene) if strip.select]
     if not spans:
         raise StripError(
-            "0 strips are selected; select the strips whose range to fill, or use another range."
+            tr("0 strips are selected; select the strips whose range to fill, or use another range.")
         )
     return min(start for start, _ in spans), max(end for _, end in spans)
 
@@ -93,7 +95,12 @@ def first_free_channel(scene: bpy.types.Scene, start: int, end: int) -> int:
         if channel not in taken:
             return channel
     raise StripError(
-        f"All {MAX_CHANNEL} channels are taken between frames {start} and {end}; free one there."
+        tr(
+            "All {most} channels are taken between frames {start} and {end}; free one there.",
+            most=MAX_CHANNEL,
+            start=start,
+            end=end,
+        )
     )
 
 
@@ -165,7 +172,7 @@ def place_images(
     Raises StripError for no files and for no free channel; the timeline is untouched then.
     """
     if not files:
-        raise StripError("0 frames to place; nothing was generated.")
+        raise StripError(tr("0 frames to place; nothing was generated."))
     channel = channel or first_free_channel(scene, start, start + len(files))
     editor = scene.sequence_editor or scene.sequence_editor_create()
     active = editor.active_strip

@@ -19,6 +19,7 @@ from bpy.props import (
 )  # fmt: skip
 
 from ..captures import CaptureError
+from ..translations import tr
 from . import maps, people, pose
 from .camera import PoseError
 from .known_maps import KNOWN
@@ -104,7 +105,7 @@ class MusevPerson(bpy.types.PropertyGroup):
     def person(self) -> people.Person:
         """Raises PoseError and MapError."""
         if self.armature is None:
-            raise PoseError("A character's armature was removed; take the character off the list.")
+            raise PoseError(tr("A character's armature was removed; take the character off the list."))
         return people.resolve(self.armature, *self.own(), instance=self.instance)
 
 
