@@ -12,6 +12,7 @@ No frame is stepped to but by a thorough check, and nothing is written.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterable, Sequence
 
@@ -25,6 +26,7 @@ from .timing import Plan
 from .translations import tr
 
 SLICE_S = 0.003
+FROM_STRIP = re.compile(r", frame \S+$")  # how a still from a strip is told
 
 
 def examine(scene: str, take: Take, memo: Memo, shown_at: int | None = None, thorough: bool = False) -> Steps:
@@ -38,7 +40,7 @@ def examine(scene: str, take: Take, memo: Memo, shown_at: int | None = None, tho
     found += (yield from _exact_still(scene, whole[0])) if thorough else _still(scene, whole[0], memo)
     yield
     for part in whole:
-        if part.take.request.get("mode") != "pose" or not part.counts:
+        if not part.follows_a_rig:
             continue
         found += yield from (
             stale_rig.poses(scene, part, memo) if thorough else stale_rig.keys(scene, part, memo)
@@ -176,7 +178,7 @@ def _covers(prompts: Sequence[dict], counts: Iterable[int]) -> bool:
 def _chosen_still(scene: bpy.types.Scene, part: Part) -> bpy.types.Image | Change | None:
     """The image to compare with the take's still; or that another is chosen; None where there is nothing to compare."""
     settings, was = scene.musev, part.inputs.get("still_source")
-    was_strip = part.take.request.get("still") and not part.origins.get("still")
+    was_strip = isinstance(was, str) and FROM_STRIP.search(was) and not part.origins.get("still")
     own = part.own("mode", "still_source", "still_image", "still_strip")
     if settings.mode == "text" or own or not concerns(scene, part):
         return bpy.data.images.get(was) if isinstance(was, str) else None
@@ -201,7 +203,8 @@ def _still(name: str, part: Part, memo: Memo) -> list[Change]:
     image = _chosen_still(scene, part)
     if not isinstance(image, bpy.types.Image):
         return [image] if image else []
-    was = part.origins.get("still") or {}
+    if not (was := part.origins.get("still")):
+        return []  # it is only known by its name
     key = (memo.images, *origins.appearance(image), was.get("file"), was.get("pixels"))
     if key not in memo.pictures:
         if len(memo.pictures) > 32:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bpy
+import gpu
 from bpy.props import BoolProperty
+from gpu_extras.batch import batch_for_shader
 
-from . import clip_folder, stack, stale, stale_watch, strips, take_parts, takes
+from . import clip_folder, kept, stack, stale, stale_watch, strips, take_parts, takes
 from .stack_verbs import TakeOperator
 from .take_parts import Memo
 from .translations import tr
@@ -26,15 +28,16 @@ class MUSEV_OT_take_check(TakeOperator, bpy.types.Operator):
 
     @classmethod
     def description(cls, context, properties):
+        said = bpy.app.translations.pgettext_tip(cls.bl_description)
         scene, strip = strips.shown_scene(context), stack.active(strips.shown_scene(context))
         if strip is None or not properties.take:
-            return tr(cls.bl_description)
+            return said
         changes = stale_watch.current.changes(scene.name, stack.folder(strip) / properties.take)
-        return "\n".join([*(change.told for change in changes or ()), tr(cls.bl_description)])
+        return "\n".join([*(change.told for change in changes or ()), said])
 
     def do(self, scene, strip):
         take, start = self.chosen(strip), strips.content(strip)[0]
-        if not take_parts.parts(take):
+        if not (made := take_parts.parts(take)):
             raise takes.TakeError(
                 tr(
                     "{take} does not tell what it was made from, so there is nothing to compare; generate it "
@@ -42,7 +45,8 @@ class MUSEV_OT_take_check(TakeOperator, bpy.types.Operator):
                     take=take.name,
                 )
             )
-        target = stale_watch.Target(scene.name, take.folder, start, True)
+        kept.read(take.folder.parent, [part.take.request["poses"] for part in made if part.follows_a_rig])
+        target = stale_watch.Target(scene.name, take.folder, start)
         if not (self.wait or bpy.app.background):
             stale_watch.current.check(target)
             return
@@ -57,10 +61,58 @@ def draw_badge(layout: bpy.types.UILayout, scene: bpy.types.Scene, take: clip_fo
     """What a take wears that is stale; its tooltip says more."""
     changes = stale_watch.current.changes(scene.name, take.folder)
     if changes:
-        worn = layout.operator(
-            "musev.take_check", text=stale.badge(changes), icon="FILE_REFRESH", emboss=False
-        )
+        row = layout.row()
+        row.alignment = "LEFT"
+        worn = row.operator("musev.take_check", text=stale.badge(changes), icon="FILE_REFRESH", emboss=False)
         worn.take = take.name
 
 
-register, unregister = bpy.utils.register_classes_factory((MUSEV_OT_take_check,))
+# --- on the timeline ------------------------------------------------------------------------------
+
+SIDE = 12  # of the mark in a strip's corner, pixels of the interface
+TOP = 0.9  # of a channel, where its strips end
+AMBER = (1.0, 0.62, 0.1, 1.0)
+
+
+def corner(upper_right: tuple[float, float], width: float, side: float) -> list[tuple[float, float]]:
+    """The triangle in the upper right corner of a strip that is `width` wide; all in pixels of the region."""
+    x, y = upper_right
+    side = min(side, width)
+    return [(x - side, y), (x, y), (x, y - side)]
+
+
+def draw_marks() -> None:
+    """What Blender calls for every timeline that it draws: a mark on each strip that shows a stale take."""
+    context = bpy.context
+    scene = strips.shown_scene(context)
+    names = stale_watch.current.stale_strips(scene.name) if scene is not None else ()
+    if not names or not context.space_data.show_overlays:
+        return
+    view, shown = context.region.view2d, strips.shown_strips(scene)
+    places = []
+    for strip in filter(None, map(shown.get, names)):
+        start, end = strips.span(strip)
+        left, top = view.view_to_region(start, strip.channel + TOP, clip=False)
+        right, _ = view.view_to_region(end, strip.channel + TOP, clip=False)
+        places += corner((right, top), right - left, SIDE * (context.preferences.system.ui_scale or 1.0))
+    if places:
+        shader = gpu.shader.from_builtin("UNIFORM_COLOR")
+        shader.uniform_float("color", AMBER)
+        batch_for_shader(shader, "TRIS", {"pos": [(*place, 0.0) for place in places]}).draw(shader)
+
+
+_register, _unregister = bpy.utils.register_classes_factory((MUSEV_OT_take_check,))
+_handle = None
+
+
+def register() -> None:
+    global _handle
+    _register()
+    _handle = bpy.types.SpaceSequenceEditor.draw_handler_add(draw_marks, (), "WINDOW", "POST_PIXEL")
+
+
+def unregister() -> None:
+    global _handle
+    bpy.types.SpaceSequenceEditor.draw_handler_remove(_handle, "WINDOW")
+    _handle = None
+    _unregister()

@@ -196,7 +196,7 @@ def frames(part: Part, numbers: Sequence[int]) -> str:
 
 
 def track_of(part: Part, memo: Memo) -> PoseTrack | None:
-    """The poses that the take was made from; None where they are not kept."""
+    """The poses that the take was made from; None where they are not kept, or not yet."""
     sha256 = part.take.request.get("poses")
     if sha256 not in memo.tracks:
         if len(memo.tracks) > 8:
@@ -205,7 +205,7 @@ def track_of(part: Part, memo: Memo) -> PoseTrack | None:
             raw = kept.read(part.take.folder.parent, [sha256])[sha256]
             memo.tracks[sha256] = PoseTrack.from_bytes(raw)
         except (takes.TakeError, ProtocolError):
-            memo.tracks[sha256] = None
+            return None
     return memo.tracks[sha256]
 
 
@@ -213,7 +213,7 @@ def look(name: str, take: Take, memo: Memo, update: bool = False) -> tuple[Chang
     """How rigs and camera stand at the frame in view, beside how they stood there; None where that is no frame of the
     take, or nothing is to be seen. update: where the scene may not be evaluated yet, as in scripts."""
     for part in parts_of(take, memo):
-        if part.take.request.get("mode") == "pose" and (seen := _look(name, part, memo, update)) is not None:
+        if part.follows_a_rig and (seen := _look(name, part, memo, update)) is not None:
             return seen
     return None
 
@@ -292,11 +292,7 @@ def poses(name: str, part: Part, memo: Memo) -> Steps:
     if who is None or not who.people:
         return who.changes if who is not None else (Change("rig", tr("The rig can't be read any more.")),)
     if track is None:
-        return (
-            Change(
-                "rig", tr("The poses of {take} are not kept, so they can't be compared.", take=part.take.name)
-            ),
-        )
+        return who.changes
     times = tuple(part.times[i] for i in part.counts)
     capture = PoseCapture(who.scene, who.people, who.camera, track.width, track.height, times, worlds=[])
     try:

@@ -7,6 +7,7 @@ next edit there. Keeps names, paths and numbers between ticks, never Blender ref
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import traceback
 from collections.abc import Iterator
@@ -26,12 +27,12 @@ TICK_S = 0.004  # of the main thread, in one tick
 
 @dataclass(frozen=True)
 class Target:
-    """A take to be compared with a scene. shown: whether its strip shows it."""
+    """A take to be compared with a scene. strips: the names of those that show it."""
 
     scene: str
     folder: Path
     start: int
-    shown: bool
+    strips: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, Path]:
@@ -52,6 +53,7 @@ class Watch:
         self._looks: dict[tuple, tuple[Change, ...]] = {}
         self._looked: dict[tuple, tuple] = {}  # what was in view then
         self._thorough: dict[tuple, tuple[Change, ...]] = {}  # what a check of all frames found
+        self._targets: list[Target] = []  # of the last round
         self._to_check: list[Target] = []
         self._work: Iterator[None] | None = None
         self._edited_at = 0.0
@@ -69,6 +71,11 @@ class Watch:
             return stale.merged((*words, *self._looks.get(key, ())))
         moved = tuple(change for change in checked if change.what in ("rig", "camera", "still"))
         return stale.merged((*moved, *(change for change in words if change.what in ("prompt", "model"))))
+
+    def stale_strips(self, scene: str) -> list[str]:
+        """The names of the scene's strips that show stale takes, as of the last round."""
+        found = (each for each in self._targets if each.scene == scene and each.strips)
+        return [strip for target in found if self.changes(*target.key) for strip in target.strips]
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -98,7 +105,7 @@ class Watch:
         """Another file is open."""
         self.memo = Memo()
         self._thorough.clear()
-        for known in (self._found, self._looks, self._looked, self._to_check):
+        for known in (self._found, self._looks, self._looked, self._targets, self._to_check):
             known.clear()
         self._work = None
 
@@ -166,9 +173,10 @@ class Watch:
             yield
         for target in targets:
             self._found[target.key] = yield from self._examine(target)
-            if target.shown:
-                self._look(target)
             yield
+            self._look(target)
+            yield
+        self._targets = targets
         for known in (self._found, self._looks, self._looked, self._thorough):
             for key in known.keys() - {target.key for target in targets}:
                 del known[key]
@@ -213,19 +221,21 @@ def _targets() -> list[Target]:
         scene = getattr(window.workspace, "sequencer_scene", window.scene)
         if scene is not None:
             shown[scene.name] = scene
-    found = {}
+    found: dict[tuple, Target] = {}
     for scene in shown.values():
+        active = stack.active(scene)
         for strip in stack.ours(scene):
-            start, folder = strips.content(strip)[0], stack.shown(strip)
-            found.setdefault((scene.name, folder), Target(scene.name, folder, start, True))
-            if strip != stack.active(scene):
+            target = Target(scene.name, stack.shown(strip), strips.content(strip)[0])
+            before = found.get(target.key, target)
+            found[target.key] = dataclasses.replace(before, strips=(*before.strips, strip.name))
+            if strip != active:
                 continue
             try:
-                there = [take.folder for take in clip_folder.read(folder.parent).takes if take.finished]
+                there = [take.folder for take in stack.read(strip).takes if take.finished]
             except takes.TakeError:
                 continue
-            for other in there:
-                found.setdefault((scene.name, other), Target(scene.name, other, start, False))
+            for folder in there:
+                found.setdefault((scene.name, folder), dataclasses.replace(target, folder=folder))
     return list(found.values())
 
 

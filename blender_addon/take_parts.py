@@ -46,6 +46,11 @@ class Part:
         told = self.inputs.get(origins.KEY)
         return told if isinstance(told, dict) else {}
 
+    @property
+    def follows_a_rig(self) -> bool:
+        """Whether poses made it, of which frames are in the take."""
+        return self.take.request.get("mode") == "pose" and bool(self.counts)
+
     def own(self, *settings: str) -> bool:
         """Whether any of these settings was not the panel's but the clip's own, as in a shot list."""
         own = self.origins.get("own")
@@ -71,7 +76,7 @@ class Memo:
     sums: dict = field(default_factory=dict)
     harmless: set = field(default_factory=set)  # sums of keys that move nothing, as a thorough check has seen
     lying: dict = field(default_factory=dict)
-    tracks: dict[str, PoseTrack | None] = field(default_factory=dict)
+    tracks: dict[str, PoseTrack] = field(default_factory=dict)
     people: dict = field(default_factory=dict)
     pictures: dict = field(default_factory=dict)
     newest: dict[tuple, tuple[str, str]] = field(default_factory=dict)

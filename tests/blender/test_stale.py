@@ -17,6 +17,7 @@ from bl_ext.user_default.musev import (
     stack,
     stack_panel,
     stale,
+    stale_badge,
     stale_rig,
     stale_watch,
     strips,
@@ -249,6 +250,20 @@ def test_the_panel_shows_it_on_the_take(made):
     assert draw(stack_panel.MUSEV_PT_takes).count("musev.take_check") == before + 1
 
 
+def test_the_strip_wears_a_mark_in_its_corner(made):
+    watch, strip = stale_watch.current, stack.active(bpy.context.scene)
+    assert watch.stale_strips("Scene") == []
+    reword(made)
+    assert worn() == ["prompt"]
+    assert watch.stale_strips("Scene") == [strip.name] and watch.stale_strips("Other") == []
+    copy = strips.place_images(bpy.context.scene, "Copy", take().frames(), 60)
+    copy.musev.clip = strip.musev.clip
+    watch.settle()
+    assert len(watch.stale_strips("Scene")) == 2
+    assert stale_badge.corner((100.0, 50.0), 60.0, 9.0) == [(91.0, 50.0), (100.0, 50.0), (100.0, 41.0)]
+    assert stale_badge.corner((100.0, 50.0), 3.0, 9.0)[0] == (97.0, 50.0)  # no wider than the strip
+
+
 # --- what is none ---------------------------------------------------------------------------------
 
 
@@ -406,10 +421,11 @@ def test_each_take_is_compared_by_itself_and_switching_shows_it(made):
     assert [change.what for change in of("Scene", one)] == ["prompt"] and of("Scene", other) == ()
     bpy.ops.musev.take_previous()
     assert worn() == ["prompt"]
-    move_the_rig(made)
-    assert worn() == ["rig", "prompt"]
+    zoom(made)
+    assert worn() == ["camera", "prompt"]
+    assert [change.what for change in of("Scene", other)] == ["camera"]
     bpy.ops.musev.take_next()
-    assert worn() == ["rig"]
+    assert worn() == ["camera"]
 
 
 def test_a_newer_take_tells_that_the_models_files_are_others(made):
@@ -503,6 +519,8 @@ def test_a_take_that_tells_nothing_wears_nothing(made):
     del record["inputs"]["scene"]
     takes.write_sidecar(folder, record)
     assert worn() == []
+    repaint(made)
+    assert worn() == [] and worn(thorough=True) == ["still"]
     move_the_rig(made)  # the poses are kept
     assert worn() == ["rig"]
     stale_watch.current.forget()
@@ -683,6 +701,18 @@ def test_the_check_reads_a_still_from_a_strip(made, tmp_path):
     assert worn() == [] and worn(thorough=True) == ["still"]
 
 
+def test_a_check_without_kept_poses_is_refused_and_nothing_is_worn(made):
+    file = take().folder.parent / "inputs" / take().request["poses"]
+    file.rename(file.with_name("elsewhere"))
+    stale_watch.current.forget()
+    zoom(made)
+    assert worn() == [] and worn(thorough=True) == []
+    assert "An input of this take is not kept" in refusal(bpy.ops.musev.take_check)
+    file.with_name("elsewhere").rename(file)  # as when a clip's inputs arrive after its frames
+    bpy.context.scene.frame_set(10)
+    assert watched() == ["camera"]
+
+
 def test_a_check_goes_on_in_slices_and_survives_undo(made, monkeypatch):
     monkeypatch.setattr(stale_watch, "TICK_S", 0.0)
     monkeypatch.setattr(stale_rig, "SLICE_S", 0.0)
@@ -690,7 +720,7 @@ def test_a_check_goes_on_in_slices_and_survives_undo(made, monkeypatch):
     bpy.ops.ed.undo_push(message="before")
     zoom(made)
     bpy.ops.ed.undo_push(message="zoomed")
-    target = stale_watch.Target("Scene", take().folder, 5, True)
+    target = stale_watch.Target("Scene", take().folder, 5)
     watch.check(target)
     for number in range(400):
         watch.tick()
