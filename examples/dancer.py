@@ -56,7 +56,7 @@ STANDING = Motion("stand", rate=0.0, joints={
 def build(folder: Path) -> Path:
     """Builds, renders the still and saves; returns the .blend's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True, app_template="Video_Editing")
     scene = bpy.context.scene
     scene.name = "Dancer"
     scene.render.fps, scene.frame_start, scene.frame_end = FPS, 1, FRAMES
@@ -79,9 +79,9 @@ def build(folder: Path) -> Path:
     scene.frame_set(1)
     scene.sequence_editor_create()
     for window in bpy.context.window_manager.windows:  # opened, it shows the sequencer with its sidebar
-        area = max(window.screen.areas, key=lambda area: area.width * area.height)
-        area.type = "SEQUENCE_EDITOR"
-        area.spaces.active.show_region_ui = True
+        for area in window.screen.areas:
+            if area.type == "SEQUENCE_EDITOR" and area.spaces.active.view_type != "PREVIEW":
+                area.spaces.active.show_region_ui = True
     path = folder / "dancer.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(path))
     return path

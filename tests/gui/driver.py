@@ -76,6 +76,12 @@ class Driver:
                 plain = isinstance(error, FlowError)
                 entry["problem"] = str(error) if plain else traceback.format_exc()
                 entry["picture"] = self.picture(f"FAILED_{name}")
+                if MODULE + ".session" in sys.modules:
+                    told = [
+                        f"{job.clip}: {job.state.value}, {job.phase}, {job.problem}"
+                        for job in self.session.jobs
+                    ]
+                    entry["problem"] += f"\nengine {self.session.engine.state.value}; clips: {told}"
                 for key in ("ESC", "RET"):  # whatever is open
                     yield from self.key(key)
                 self.session.stop_engine()
@@ -108,7 +114,7 @@ class Driver:
         for _ in range(count):
             yield
 
-    def until(self, holds: Callable[[], object], what: str, limit_s: float = 60.0) -> Steps:
+    def until(self, holds: Callable[[], object], what: str, limit_s: float = 120.0) -> Steps:
         """Waits until `holds()`; raises FlowError with `what` after a while."""
         deadline = time.monotonic() + limit_s
         while not holds():
@@ -128,9 +134,10 @@ class Driver:
 
     @property
     def area(self) -> bpy.types.Area:
-        """The sequencer with the sidebar."""
+        """The sequencer with the timeline."""
         found = (area for area in self.window.screen.areas if area.type == "SEQUENCE_EDITOR")
-        return max(found, key=lambda area: area.width * area.height)
+        timelines = (area for area in found if area.spaces.active.view_type != "PREVIEW")
+        return max(timelines, key=lambda area: area.width * area.height)
 
     def region(self, kind: str = "UI") -> bpy.types.Region:
         return next(region for region in self.area.regions if region.type == kind)
@@ -219,7 +226,7 @@ class Driver:
             yield from self.move(*self.places[wanted])
             if wanted in self.under_mouse():
                 return
-        yield from self.scroll_up()
+        yield from self.scroll("WHEELUPMOUSE")
         deadline, seen = time.monotonic() + FIND_S, set()
         for _ in range(12):  # a sidebar's pages
             low = self.lowest(region)
@@ -242,10 +249,11 @@ class Driver:
                 break
         raise FlowError(f"there is no button '{wanted}' in the sidebar; there are: {', '.join(sorted(seen))}")
 
-    def scroll_up(self) -> Steps:
+    def scroll(self, wheel: str) -> Steps:
+        """To an end of the sidebar. wheel: WHEELUPMOUSE or WHEELDOWNMOUSE."""
         yield from self.over("UI")
-        for _ in range(20):
-            self.event("WHEELUPMOUSE", "PRESS")
+        for _ in range(40):
+            self.event(wheel, "PRESS")
         yield from self.turns(2)
 
     def lowest(self, region: bpy.types.Region) -> int:
@@ -276,25 +284,29 @@ class Driver:
         yield from self.open_now()
         if wanted and set(wanted) <= self.drawn:
             return
-        yield from self.scroll_up()
+        yield from self.scroll("WHEELUPMOUSE")
         region = self.region()
-        x, y, empty = region.x + 34, region.y + region.height - 4, 0
-        while y > self.lowest(region):
-            yield from self.move(x, y)
-            empty = 0 if self.under_mouse() else empty + 1
-            if empty == 2:
-                yield from self.open_now()
-                before = set(self.drawn)
-                yield from self.click(x, y)
-                yield from self.open_now()
-                if before - self.drawn:
-                    yield from self.turns(40)  # or it is a double click
+        for _ in range(2):  # the page that is seen first, and the lower end
+            x, y, empty = region.x + 100, region.y + region.height - 4, 0
+            while y > self.lowest(region):
+                yield from self.move(x, y)
+                empty = 0 if self.under_mouse() else empty + 1
+                if empty == 2:
+                    yield from self.open_now()
+                    before = set(self.drawn)
                     yield from self.click(x, y)
                     yield from self.open_now()
-                empty = 0 if self.drawn == before else -2  # the rest of the header
-                if wanted and set(wanted) <= self.drawn:
-                    return
-            y -= 8
+                    if before - self.drawn:
+                        yield from self.turns(40)  # or it is a double click
+                        yield from self.click(x, y)
+                        yield from self.open_now()
+                    empty = 0 if self.drawn == before else -2  # the rest of the header
+                    if wanted and set(wanted) <= self.drawn:
+                        return
+                y -= 8
+            if self.lowest(region) > region.y + 2 * eye.EDGE:
+                break
+            yield from self.scroll("WHEELDOWNMOUSE")
         if wanted:
             raise FlowError(f"no header opens {', '.join(set(wanted) - self.drawn)}; open: {self.drawn}")
 
@@ -319,12 +331,18 @@ class Driver:
         return file.name
 
     def show(self, name: str, whole: bool = False) -> Steps:
-        """A screenshot of the sidebar, or of the whole window, once it has been drawn as things are now."""
+        """A screenshot of the sidebar, or of the whole window, once it has been drawn as things are now; and one of the
+        lower end of a sidebar that is longer than the window."""
         yield from self.move(self.region("WINDOW").x + 200, self.region("WINDOW").y + 200)  # no tooltip
         for area in self.window.screen.areas:
             area.tag_redraw()
         yield from self.turns(4)
         self.picture(name, None if whole else self.region())
+        if not whole and self.lowest(self.region()) < self.region().y + 2 * eye.EDGE:
+            yield from self.scroll("WHEELDOWNMOUSE")
+            yield from self.turns(4)
+            self.picture(f"{name}_below", self.region())
+            yield from self.scroll("WHEELUPMOUSE")
 
 
 def panels() -> list[type]:

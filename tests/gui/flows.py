@@ -15,6 +15,7 @@ from pathlib import Path
 import bpy
 from driver import FOLDER, MODULE, SIDEBAR, Driver, FlowError, Steps
 
+LOADING_S = 300.0  # a busy machine's, for the first clip of an engine
 CROSS, ARROW = 0.9, 0.08  # where, of the width, a row's last button is and its first
 
 
@@ -122,7 +123,7 @@ def newest(driver: Driver):
     return driver.session.jobs[-1]
 
 
-def comes_to(driver: Driver, state: str, limit_s: float = 180.0) -> Steps:
+def comes_to(driver: Driver, state: str, limit_s: float = LOADING_S) -> Steps:
     """Waits for the newest clip; raises FlowError if it ends otherwise."""
     job = newest(driver)
 
@@ -212,7 +213,7 @@ def story(driver: Driver) -> Steps:
     driver.step("press Generate")
     yield from generate(driver)
     job = newest(driver)
-    yield from driver.until(lambda: job.ended or job.preview, "a preview is shown")
+    yield from driver.until(lambda: job.ended or job.preview, "a preview is shown", LOADING_S)
     yield from driver.show("running")
     yield from comes_to(driver, "DONE")
     driver.check(len(set(files_of(driver))) == 12, "the strip has 12 different frames")

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ENGINE_PYTHON = ROOT / ".venv" / "bin" / "python"
 FAKES = ("work", "queue", "fail", "tight", "offline", "old", "fail_some")
-WIDTH, HEIGHT = 1100, 3000  # high enough for a sidebar with all its panels open
+WIDTH, HEIGHT = 960, 2400  # pixels: high, for the sidebar; software GL takes its time for each
 sys.path.insert(0, str(ROOT))
 ENGINE_OUTSIDE = """# The engine that Blender starts: has a real one started outside, tells its greeting, and lives.
 cd "$(dirname "$0")" && umask 077 && printf %s "$MUSEV_TOKEN" > wanted.part && mv wanted.part wanted
