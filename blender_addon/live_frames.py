@@ -95,9 +95,11 @@ class LiveFrames:
         if self._unseen:
             number = next(iter(self._unseen))
             del self._unseen[number]
-            pixels = decode_preview(self._previews[number]) if self._shown_by(number) else None
-            yield False
-            if pixels is not None:
+            packed = unpacked(self._previews[number]) if self._shown_by(number) else None
+            if packed is not None:
+                pixels, kinds = packed
+                for _ in unfiltered(pixels, kinds):
+                    yield False
                 name = f"preview_{number + 1:04d}.png"
                 yield from self._write(name, pixels)
                 for frame in self._shown_by(number):
@@ -149,11 +151,9 @@ def sweep(folder: Path, deadline: float) -> bool:
 # --- PNG ------------------------------------------------------------------------------------------
 
 
-def decode_preview(png: bytes) -> np.ndarray | None:
-    """8-bit RGB PNG bytes, not interlaced -> uint8 (h, w, 3); None for anything else.
-
-    Quick where each row is stored as it is or by its differences to the left, as the engine's previews are.
-    """
+def unpacked(png: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    """8-bit RGB PNG bytes, not interlaced -> uint8 (h, w, 3) and (h,): each row as it is stored, and by which filter;
+    None for anything else."""
     size = png_size(png)
     if size is None or png[24:29] != bytes((8, 2, 0, 0, 0)) or size[0] * size[1] > 4096 * 4096:
         return None
@@ -172,18 +172,23 @@ def decode_preview(png: bytes) -> np.ndarray | None:
     if len(raw) != whole:
         return None
     lines = np.frombuffer(raw, np.uint8).reshape(height, 1 + 3 * width)
-    rows = lines[:, 1:].reshape(height, width, 3).copy()
-    kinds = lines[:, 0]
+    return lines[:, 1:].reshape(height, width, 3).copy(), lines[:, 0]
+
+
+def unfiltered(rows: np.ndarray, kinds: np.ndarray) -> Iterator[None]:
+    """Makes stored rows the picture's, in place and in slices. Quick where each is stored as it is or by differences to
+    the left, as the engine's previews are."""
     by_left = kinds == FILTER_SUB
     rows[by_left] = np.cumsum(rows[by_left], axis=1, dtype=np.uint8)
-    above = np.zeros((width, 3), np.uint8)
+    above = np.zeros_like(rows[0])
     for row, kind in zip(rows, kinds.tolist(), strict=True):
         if kind == FILTER_UP:
             row += above
         elif kind > FILTER_UP:
             _unfilter(row, above, kind)
+            yield
         above = row
-    return rows
+    yield
 
 
 def _unfilter(row: np.ndarray, above: np.ndarray, kind: int) -> None:

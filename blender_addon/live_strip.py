@@ -132,19 +132,21 @@ class LiveStrips:
     def _advance(self, job: Job, live: Live, deadline: float) -> None:
         if live.place in (Place.AWAY, Place.DELETED):
             return
-        scene = bpy.data.scenes[job.scene]
         try:
+            if live.frames.ready and not self._why_not():
+                self._show(job, live, bpy.data.scenes[job.scene])
             live.frames.advance(deadline)
-            if not live.frames.ready or time.perf_counter() >= deadline or self._why_not():
-                return
-            if live.place is Place.TO_COME:
-                self._place(job, live, scene)
-            elif live.frames.changes != live.shown and time.perf_counter() - live.at >= REFRESH_S:
-                self._refresh(job, live, scene)
         except (takes.TakeError, strips.StripError) as error:  # the clip itself goes on
             job.problem = f"It is not shown while it is made: {error}"
             self._given_up.add(job.id)
             self.end(job)
+
+    def _show(self, job: Job, live: Live, scene: bpy.types.Scene) -> None:
+        """Raises StripError."""
+        if live.place is Place.TO_COME:
+            self._place(job, live, scene)
+        elif live.frames.changes != live.shown and time.perf_counter() - live.at >= REFRESH_S:
+            self._refresh(job, live, scene)
 
     def _place(self, job: Job, live: Live, scene: bpy.types.Scene) -> None:
         """In a strip that says so already; in that of the clip's other takes, once there is something to see; else in a

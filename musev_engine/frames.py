@@ -20,11 +20,15 @@ MAX_STILL_PIXELS = 8192 * 8192
 PIXELS_AT_ONCE = 2**20  # what the VAE takes in one call: four frames of 512×512, or 64 of 128×128
 
 
-def encode_png(frame: np.ndarray, xmp: str = "") -> bytes:
+def encode_png(frame: np.ndarray, xmp: str = "", by_left: bool = False) -> bytes:
     """One frame, uint8 (h, w, 3) or, with straight alpha, (h, w, 4), as PNG bytes; xmp: what it says of itself, see
-    `provenance`."""
+    `provenance`. by_left: each pixel is stored by its difference to the one on its left, which is quick to undo without
+    a library, and a little larger."""
     swapped = cv2.COLOR_RGB2BGR if frame.shape[-1] == 3 else cv2.COLOR_RGBA2BGRA
-    ok, png = cv2.imencode(".png", cv2.cvtColor(frame, swapped), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    how = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    if by_left and hasattr(cv2, "IMWRITE_PNG_FILTER"):  # OpenCV 4.12 on
+        how += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB]
+    ok, png = cv2.imencode(".png", cv2.cvtColor(frame, swapped), how)
     if not ok:
         raise ValueError(f"a frame of {frame.shape} and {frame.dtype} can't be written as PNG")
     return with_xmp(png.tobytes(), xmp) if xmp else png.tobytes()

@@ -111,7 +111,7 @@ class Sketches:
         stride = max(SKETCHED, math.ceil(count / MAX_SKETCHES))
         chosen = sorted({count // 2, *range(0, count, stride)})
         made = [
-            Preview(self._job, step, event.numbers[place], frames.encode_png(picture))
+            Preview(self._job, step, event.numbers[place], frames.encode_png(picture, by_left=True))
             for place, picture in zip(chosen, self._colours.draw(event.latents[:, chosen]), strict=True)
         ]
         ended = self._clock()

@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import struct
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +34,24 @@ LIMIT_S = 300
 # --- the engine -----------------------------------------------------------------------------------
 
 
-def picture(width: int, height: int, seed: int) -> bytes:
-    """A PNG about as large as a real frame: soft shapes and some grain."""
+def picture(width: int, height: int, seed: int, by_left: bool = False) -> bytes:
+    """A PNG about as large as a real frame: soft shapes and some grain. by_left: rows stored as the engine's previews
+    are, by their differences to the left."""
     from blender_addon.stills import encode_png
 
     rng = np.random.default_rng(seed)
     across, down = np.linspace(0, 6, width), np.linspace(0, 6, height)[:, None]
     soft = np.sin(across * rng.uniform(0.5, 2) + seed) * np.cos(down * rng.uniform(0.5, 2)) * 90 + 128
     grain = rng.normal(0, 4, (height, width, 3))
-    return encode_png(np.clip(soft[..., None] * rng.uniform(0.5, 1, 3) + grain, 0, 255).astype(np.uint8))
+    drawn = np.clip(soft[..., None] * rng.uniform(0.5, 1, 3) + grain, 0, 255).astype(np.uint8)
+    if not by_left:
+        return encode_png(drawn)
+    lines = np.ones((height, 1 + 3 * width), np.uint8)  # 1: that filter
+    lines[:, 1:] = np.diff(drawn, axis=1, prepend=np.zeros((height, 1, 3), np.uint8)).reshape(height, -1)
+    plain = encode_png(drawn)
+    packed = b"IDAT" + zlib.compress(lines.tobytes())
+    chunk = struct.pack(">I", len(packed) - 4) + packed + struct.pack(">I", zlib.crc32(packed))
+    return plain[: plain.index(b"IDAT") - 4] + chunk + plain[plain.rindex(b"IEND") - 4 :]
 
 
 def serve() -> None:
@@ -51,7 +62,9 @@ def serve() -> None:
         async def make(self, connection, job, have):
             request = self.requests[job]
             large = [picture(request.width, request.height, seed) for seed in range(8)]
-            small = [picture(request.width // 4, request.height // 4, seed) for seed in range(8)]
+            small = [
+                picture(request.width // 4, request.height // 4, seed, by_left=True) for seed in range(8)
+            ]
             places = range(0, request.num_frames, max(request.num_frames // SKETCHES, 1))
             for step in range(STEPS):
                 await connection.send(p.encode(p.Progress(job, "denoise", step, STEPS)))

@@ -40,6 +40,14 @@ def test_png_there_and_back_is_exact():
     assert np.array_equal(frames.decode_still(frames.encode_png(picture)), picture)
 
 
+def test_a_png_by_differences_to_the_left_is_the_same_picture():
+    picture = gradient(40, 56)
+    png = frames.encode_png(picture, by_left=True)
+    assert np.array_equal(frames.decode_still(png), picture)
+    rows = zlib.decompress(png[png.index(b"IDAT") + 4 : png.rindex(b"IEND") - 8])
+    assert set(rows[:: 1 + 3 * 56]) == {1}  # W3C PNG: filter type Sub
+
+
 def test_tensors_there_and_back_are_exact():
     clip = np.stack([gradient(16, 24), gradient(16, 24)[::-1]])
     tensor = frames.to_tensor(clip)
