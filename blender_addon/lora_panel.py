@@ -18,10 +18,14 @@ class LoraVerb(Verb):
     """A verb on the list of the sequencer's scene: one undo step."""
 
     bl_options = {"REGISTER", "UNDO"}
+    needs_one = True
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return no_scene(context)
+        if why := no_scene(context):
+            return why
+        empty = cls.needs_one and not strips.shown_scene(context).musev.extras.loras
+        return tr("The list of LoRAs is empty; add one first") if empty else ""
 
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
@@ -47,6 +51,7 @@ class MUSEV_OT_lora_add(LoraVerb, bpy.types.Operator):
     bl_idname = "musev.lora_add"
     bl_label = "Add LoRA"
     bl_description = "Make the next clips with this LoRA too"
+    needs_one = False
 
     lora: _lora_property("Its id in the engine")
     weight: FloatProperty(

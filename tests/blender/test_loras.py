@@ -74,7 +74,7 @@ def test_the_list_is_filled_ordered_and_emptied_by_verbs(told, extras):
     assert "no LoRA 'other'" in refusal(lambda: ops.lora_remove(lora="other"))
     ops.lora_remove(lora="ink")
     ops.lora_remove()
-    assert names(extras) == [] and "none chosen" in refusal(lambda: ops.lora_remove())
+    assert names(extras) == [] and "is empty; add one first" in refusal(lambda: ops.lora_remove())
 
 
 def test_without_an_engine_any_name_can_be_listed(extras):
