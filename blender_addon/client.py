@@ -10,17 +10,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 import errno
-import ipaddress
 import os
 import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -29,20 +27,15 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from . import protocol
+from .engine_address import split_url
 from .protocol import (
-    Accepted,
     AddModel,
-    BlobSlice,
     Cancel,
-    Cancelled,
     CancelModel,
     ClipRequest,
     Menus,
     Message,
-    ModelProgress,
     ModelShelf,
-    ModelSlice,
-    NeedBlobs,
     Problem,
     ProtocolError,
     Refused,
@@ -50,6 +43,7 @@ from .protocol import (
     Submit,
     Welcome,
 )
+from .uploads import Uploads
 
 READ_BYTES = 256 * 1024
 CONNECT_TIMEOUT_S = 10.0  # until the engine's Welcome
@@ -86,11 +80,7 @@ class EngineClient:
         self.menus: Menus | None = None  # the newest engine's, also after it is gone
         self.longest_tick_s = 0.0
         self._socket: socket.socket | None = None
-        self._submitted: dict[str, tuple[Submit, Mapping[str, bytes]]] = {}
-        self._files: dict[
-            str, tuple[BinaryIO, Iterator[ModelSlice]]
-        ] = {}  # of models that are added, by their ids
-        self._said: list[Event] = []  # in the engine's name, with the next `pump`
+        self._uploads = Uploads()
 
     # --- verbs ------------------------------------------------------------------------------------
 
@@ -123,10 +113,7 @@ class EngineClient:
         self._deadline = time.monotonic() + CONNECT_TIMEOUT_S
         self._unsent: deque[memoryview] = deque()  # bytes that the socket has not taken yet
         self._control: deque[Message] = deque()  # goes before the next slice of any upload
-        self._uploads: deque[tuple[str, Iterator[Message]]] = deque()
         self._pieces: list[bytes] = []  # of a fragmented message
-        self._uploaded: set[tuple[str, str]] = set()
-        self._upload_problem: Problem | None = None  # why the engine did not take an input
         self.url, self.welcome, self.state = url, None, ClientState.CONNECTING
 
     def submit(
@@ -144,21 +131,10 @@ class EngineClient:
 
         Raises ProtocolError where an input is missing, too large, or nothing is connected.
         """
-        for sha256 in request.blobs:
-            if sha256 not in blobs:
-                raise ProtocolError(
-                    "An input of the clip is missing", sha256, "Give its bytes.", "missing_blob"
-                )
-            if not 0 < len(blobs[sha256]) <= protocol.MAX_BLOB_BYTES:
-                raise ProtocolError(
-                    f"An input has 1 to {protocol.MAX_BLOB_BYTES} bytes",
-                    len(blobs[sha256]),
-                    "Use a smaller picture or fewer frames.",
-                    "blob_too_large",
-                )
         wanted = Submit(job, request, place, owner, previews)
+        self._check_open()
+        self._uploads.submit(wanted, blobs)
         self._send_message(wanted)
-        self._submitted[job] = (wanted, blobs)
 
     def resume(self, job: str, have: tuple[int, ...] = ()) -> None:
         """Ask for the frames of `job` that are not in `have`, and its ending. Refused with code
@@ -167,7 +143,7 @@ class EngineClient:
 
     def cancel(self, job: str) -> None:
         """Stop a job. It ends with Cancelled, unless it ended otherwise before."""
-        self._forget(job)
+        self._uploads.forget(job)
         self._send_message(Cancel(job))
 
     def send(self, message: Message) -> None:
@@ -180,12 +156,11 @@ class EngineClient:
         sent; it is closed in the end. Told by ModelProgress, or Refused. Raises ProtocolError where nothing is
         connected."""
         self._send_message(wanted)
-        self._end_file(wanted.id)
-        self._files[wanted.id] = file, _slices(wanted, file)
+        self._uploads.add_model(wanted, file)
 
     def cancel_model(self, id: str) -> None:
         """Stop what is being done with a model. Raises ProtocolError where nothing is connected."""
-        self._end_file(id)
+        self._uploads.end_file(id)
         self._send_message(CancelModel(id))
 
     def ask_status(self) -> None:
@@ -199,13 +174,11 @@ class EngineClient:
         if self._socket is not None:
             self._socket.close()
         self._socket, self.welcome, self.state = None, None, ClientState.CLOSED
-        self._submitted.clear()
-        for id in list(self._files):
-            self._end_file(id)
+        self._uploads.close()
 
     @property
     def uploading(self) -> bool:
-        return self.state is ClientState.OPEN and bool(self._uploads)
+        return self.state is ClientState.OPEN and self._uploads.inputs_wait
 
     def pump(self, budget_s: float = 0.004) -> list[Event]:
         """Send and receive what is possible now, for about `budget_s` seconds. Never waits, never raises for
@@ -226,8 +199,8 @@ class EngineClient:
         except _Lost as lost:
             self.close()
             events.append(ConnectionLost(lost.problem))
-        events += self._said
-        self._said = []
+        events += self._uploads.said
+        self._uploads.said = []
         self.longest_tick_s = max(self.longest_tick_s, time.monotonic() - start)
         return events
 
@@ -272,37 +245,13 @@ class EngineClient:
         """Frame one message: control before uploads, these before models' files, one slice at a time."""
         if self.state is not ClientState.OPEN or self._protocol.state is not State.OPEN:
             return
-        message = self._control.popleft() if self._control else None
-        while message is None and self._uploads:
-            message = next(self._uploads[0][1], None)
-            if message is None:
-                self._uploads.popleft()
-        while message is None and self._files:
-            message = self._next_slice(next(iter(self._files)))
+        message = self._control.popleft() if self._control else self._uploads.next()
         if message is not None:
             raw = protocol.encode(message)
             if isinstance(raw, str):
                 self._protocol.send_text(raw.encode())
             else:
                 self._protocol.send_binary(raw)
-
-    def _next_slice(self, id: str) -> Message | None:
-        """The next of a model's file; None after the last. Where the file can't be read on, the engine is told to
-        forget it, and we refuse in its name."""
-        try:
-            piece = next(self._files[id][1], None)
-        except OSError as error:
-            remedy = "See that the file stays where it is, and add it again."
-            problem = Problem("file_error", f"The file can't be read: {error.strerror or error}", id, remedy)
-            self._said.append(Refused(problem, model=id))
-            piece = CancelModel(id)
-        if not isinstance(piece, ModelSlice):
-            self._end_file(id)
-        return piece
-
-    def _end_file(self, id: str) -> None:
-        if id in self._files:
-            self._files.pop(id)[0].close()
 
     def _receive(self, events: list[Event]) -> bool:
         """Read once; True if something came. Raises _Lost at the connection's end."""
@@ -346,11 +295,15 @@ class EngineClient:
                 "Update the engine or the extension so that both are of one version.",
             ) from None
         self._take_message(message)
-        events.append(self._checked(message))
+        events.append(self._uploads.take(message))
 
     # --- messages ---------------------------------------------------------------------------------
 
     def _send_message(self, message: Message) -> None:
+        self._check_open()
+        self._control.append(message)
+
+    def _check_open(self) -> None:
         if self.state is ClientState.CLOSED:
             raise ProtocolError(
                 "The engine is not connected",
@@ -358,7 +311,6 @@ class EngineClient:
                 "Start the engine first.",
                 "engine_not_connected",
             )
-        self._control.append(message)
 
     def _take_message(self, message: Message) -> None:
         if isinstance(message, Welcome):
@@ -369,39 +321,6 @@ class EngineClient:
             self.menus = message
         elif isinstance(message, ModelShelf) and self.welcome is not None:
             self.welcome = dataclasses.replace(self.welcome, models=message.ready)
-        elif isinstance(message, ModelProgress) and message.state in ("failed", "cancelled"):
-            self._end_file(message.id)
-        elif isinstance(message, Refused) and message.model:
-            self._end_file(message.model)
-        elif isinstance(message, Refused) and message.job is None and self._submitted:
-            self._upload_problem = message.problem
-        elif isinstance(message, (Accepted, Refused, Cancelled)) and message.job:
-            self._forget(message.job)
-
-    def _checked(self, message: Message) -> Event:
-        """NeedBlobs starts the upload; asked for what was just sent, we refuse in the engine's name."""
-        if not isinstance(message, NeedBlobs) or message.job not in self._submitted:
-            return message
-        wanted, blobs = self._submitted[message.job]
-        sent_already = [sha256 for sha256 in message.blobs if (message.job, sha256) in self._uploaded]
-        unknown = [sha256 for sha256 in message.blobs if sha256 not in blobs]
-        if sent_already or unknown:
-            self._forget(message.job)
-            unsaid = Problem(
-                "upload_failed",
-                "The engine could not keep an input of the clip",
-                (sent_already + unknown)[0],
-                "Generate again; see the engine's log.",
-            )
-            return Refused(self._upload_problem or unsaid, message.job)
-        self._upload_problem = None
-        self._uploaded.update((message.job, sha256) for sha256 in message.blobs)
-        self._uploads.append((message.job, _upload(message, wanted, blobs)))
-        return message
-
-    def _forget(self, job: str) -> None:
-        self._submitted.pop(job, None)
-        self._uploads = deque(upload for upload in self._uploads if upload[0] != job)
 
     def _end(self, how: str) -> _Lost:
         """Why the connection ended, as well as we know."""
@@ -422,59 +341,6 @@ class EngineClient:
             self.url,
             "Start the engine again; finished frames are kept.",
         )
-
-
-def split_url(url: str) -> tuple[str, int]:
-    """Host and port of ws://HOST:PORT. Raises ProtocolError for any other form."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if (
-        not host
-        or not port
-        or parts.scheme != "ws"
-        or parts.username
-        or parts.path not in ("", "/")
-        or parts.query
-    ):
-        raise ProtocolError(
-            "The engine's address must be ws://HOST:PORT",
-            url,
-            "For an engine elsewhere, tunnel its port with ssh and use ws://127.0.0.1:PORT.",
-            "bad_url",
-        )
-    return host, port
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the engine at `url` is on this machine, so that no network is needed. Raises ProtocolError."""
-    host, _ = split_url(url)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _upload(need: NeedBlobs, wanted: Submit, blobs: Mapping[str, bytes]) -> Iterator[Message]:
-    """The missing inputs in slices, and the job once more."""
-    for sha256 in need.blobs:
-        data = blobs[sha256]
-        for offset in range(0, len(data), protocol.SLICE_BYTES):
-            yield BlobSlice(sha256, offset, len(data), data[offset : offset + protocol.SLICE_BYTES])
-    yield wanted
-
-
-def _slices(wanted: AddModel, file: BinaryIO) -> Iterator[ModelSlice]:
-    """The file in slices. Raises OSError where it can't be read, or isn't as long as it was."""
-    offset = 0
-    while offset < wanted.size:
-        data = file.read(min(protocol.SLICE_BYTES, wanted.size - offset))
-        if not data:
-            raise OSError(f"it ends after {offset:,} of {wanted.size:,} bytes")
-        yield ModelSlice(wanted.id, offset, data)
-        offset += len(data)
 
 
 def _version_mismatch(theirs: object) -> _Lost:

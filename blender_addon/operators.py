@@ -11,7 +11,7 @@ import bpy
 from bpy.props import EnumProperty, FloatProperty, IntProperty, StringProperty
 
 from . import outlook, session, strips
-from .client import is_loopback
+from .engine_address import is_loopback
 from .engine_link import EngineState
 from .gather import SettingsError, clip_jobs
 from .jobs import Job, JobState

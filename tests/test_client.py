@@ -8,7 +8,8 @@ import uuid
 import pytest
 
 from blender_addon import client, protocol
-from blender_addon.client import ClientState, ConnectionLost, EngineClient, is_loopback
+from blender_addon.client import ClientState, ConnectionLost, EngineClient
+from blender_addon.engine_address import is_loopback
 from blender_addon.engine_process import EngineProcess, EngineStartError
 from blender_addon.protocol import (
     ClipRequest,

@@ -79,7 +79,7 @@ def test_what_the_engine_refuses_is_shown_until_it_is_put_away(told, tmp_path):
     path.write_bytes(b"XL" + bytes(9_000_000))
     add(filepath=str(path))
     assert done(current, "sdxl").problem.code == "wrong_kind"
-    pump(lambda: not current.engine.client._files)  # the rest isn't sent
+    pump(lambda: not current.engine.client._uploads.files)  # the rest isn't sent
     assert "sdxl was not added" in preferences() and "it seems to be XL" in preferences()
     bpy.ops.musev.model_cancel(model="sdxl")
     assert "sdxl" not in preferences()
@@ -102,7 +102,7 @@ def test_a_file_that_is_none_is_refused_here(told, tmp_path):
     good = tmp_path / "good.safetensors"
     good.write_bytes(bytes(100))
     assert "not of the form" in refusal(lambda: add(filepath=str(good), model="a b"))
-    assert current.shelf.work == {} and not current.engine.client._files
+    assert current.shelf.work == {} and not current.engine.client._uploads.files
 
 
 def test_a_file_that_is_cut_on_the_way_is_told(told, tmp_path):
@@ -132,9 +132,9 @@ def test_a_lost_connection_closes_the_file(told, tmp_path):
         file.truncate(200_000_000)
     add(filepath=str(path))
     pump(lambda: current.shelf.working("slow"))
-    file, _ = current.engine.client._files["slow"]
+    file, _ = current.engine.client._uploads.files["slow"]
     current.engine.client.close()
-    assert file.closed and not current.engine.client._files
+    assert file.closed and not current.engine.client._uploads.files
 
 
 def test_a_clip_is_made_while_a_file_is_sent(told, tmp_path):
@@ -148,7 +148,7 @@ def test_a_clip_is_made_while_a_file_is_sent(told, tmp_path):
     bpy.context.scene.frame_end = 4
     bpy.ops.musev.generate()
     pump(lambda: current.jobs and current.jobs[-1].ended)
-    assert current.jobs[-1].strip and "slow" in current.engine.client._files  # it is still on its way
+    assert current.jobs[-1].strip and "slow" in current.engine.client._uploads.files  # it is still on its way
     bpy.ops.musev.model_cancel(model="slow")
 
 
