@@ -7,6 +7,7 @@ puts them together with everything that needs no waiting.
 from __future__ import annotations
 
 import dataclasses
+import re
 import uuid
 from collections.abc import Sequence
 from fractions import Fraction
@@ -243,8 +244,33 @@ def request(
     seed: int | None = None, may_be_draft: bool = True,
 ) -> ClipRequest:  # fmt: skip
     """What is asked of the engine, all but what is still to be read from the scene. may_be_draft: where that is set.
-    Raises ProtocolError."""
-    whole = ClipRequest(
+    Raises SettingsError for what the protocol refuses, in the panel's words."""
+    if mode == "still" and not still:
+        raise SettingsError(tr("No still is set. Choose a reference still."))
+    try:
+        whole = of_settings(settings, when, mode, still, result, seed)
+        is_draft = settings.draft.use and may_be_draft and result == "clip"
+        return draft.of(whole, settings.draft) if is_draft else whole
+    except ProtocolError as refused:
+        raise SettingsError(in_the_panels_words(str(refused))) from None
+
+
+def in_the_panels_words(text: str) -> str:
+    """A text about fields of the request, with the labels under which the artist knows them."""
+
+    def label(found: re.Match) -> str:
+        name = found[1] or found[2]
+        known = MusevSettings.bl_rna.properties.get({"num_inference_steps": "steps"}.get(name, name))
+        return name if known is None else tr(known.name)
+
+    return re.sub(r"ClipRequest\.(\w+)|\b(context_frames|context_overlap|num_inference_steps)\b", label, text)
+
+
+def of_settings(
+    settings: MusevSettings, when: timing.Plan, mode: str, still: str | None, result: str, seed: int | None
+) -> ClipRequest:
+    """The request of these settings, whatever the protocol says to them. Raises ProtocolError."""
+    return ClipRequest(
         mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
         width=settings.width, height=settings.height, **when.request,
         num_inference_steps=settings.steps, seed=settings.seed if seed is None else seed,
@@ -255,8 +281,6 @@ def request(
         prompts=prompt_track.read(settings.id_data, settings.prompt_track, when).spans,
         **loras.asked(settings.extras),
     )  # fmt: skip
-    is_draft = settings.draft.use and may_be_draft and result == "clip"
-    return draft.of(whole, settings.draft) if is_draft else whole
 
 
 def clip_job(

@@ -355,7 +355,7 @@ def too_long(settings):
         (lacks_rig, "No armature is set; choose the rig"),
         (lacks_camera, "Scene 'Scene' has no camera; choose one"),
         (lacks_bones, "Armature 'Dancer' has bones for 0 of 12 limb points; no name map knows its names"),
-        (odd_size, "width must be a multiple of 8 (got 100). Use 96 or 104."),
+        (odd_size, "Width must be a multiple of 8 (got 100). Use 96 or 104."),
         (unreadable_still, "The still 'gone' can't be read (/nowhere/still.png); choose a picture file."),
         (no_still, "Choose a reference still."),
         (no_selection, "0 strips are selected"),

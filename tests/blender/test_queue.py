@@ -122,9 +122,9 @@ def test_generate_is_grey_and_the_panel_says_why(engine, rain):
     engine()
     assert bpy.ops.musev.generate.poll() and "CANCEL" not in told_by(ui.MUSEV_PT_clip)
     for name, value, words in (
-        ("width", 100, "width must be a multiple of 8"),
+        ("width", 100, "Width must be a multiple of 8"),
         ("model", "absent", "The engine has no model 'absent' (it has: mini"),
-        ("context_overlap", 12, "context_overlap must be less"),
+        ("context_overlap", 12, "Overlap must be less than Window Length (12)"),
         ("mode", "still", "Choose a reference still."),
         ("mode", "pose", "No armature is set"),
         ("range", "PREVIEW", "The preview range is off"),

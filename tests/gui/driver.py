@@ -84,6 +84,8 @@ class Driver:
                     entry["problem"] += f"\nengine {self.session.engine.state.value}; clips: {told}"
                 for key in ("ESC", "RET"):  # whatever is open
                     yield from self.key(key)
+                for job in self.session.jobs:
+                    self.session.cancel(job.id)
                 self.session.stop_engine()
             entry["seconds"] = round(time.monotonic() - started, 1)
             self._write()

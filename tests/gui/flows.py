@@ -88,7 +88,7 @@ def settle(driver: Driver) -> None:
     settings.mode, settings.prompt = "pose", "a dancer in a yellow shirt"
     settings.armature = driver.scene.objects["Dancer"]
     settings.still_image = bpy.data.images.load(str(FOLDER / "still.png"), check_existing=True)
-    settings.steps, settings.seed = 4, 7
+    settings.steps, settings.seed = 2, 7
 
 
 def connect(driver: Driver, engine: str) -> Steps:
@@ -233,7 +233,7 @@ def story(driver: Driver) -> Steps:
     yield from comes_to(driver, "RUNNING")
     yield from driver.press("musev.cancel(", CROSS)
     yield from comes_to(driver, "CANCELLED", 10)
-    driver.scene.musev.steps = 4
+    driver.scene.musev.steps = 2
     driver.check(not job.take.exists() and shown_take(driver) == "take_002", "nothing is left of it")
     yield from driver.show("cancelled")
 
