@@ -32,12 +32,6 @@ class Plan:
         return tuple(float(self.start + i * step) for i in range(self.num_frames))
 
     @property
-    def sentence(self) -> str:
-        """What the panel says: '12 generated → 96 timeline frames'."""
-        plural = "" if self.output_frames == 1 else "s"
-        return f"{self.num_frames} generated → {self.output_frames} timeline frame{plural}"
-
-    @property
     def request(self) -> dict:
         """The fields of a ClipRequest; what comes back is told only where that is not what is generated."""
         fields = {"num_frames": self.num_frames, "fps": float(self.fps)}

@@ -13,7 +13,8 @@ from pathlib import Path
 import bpy
 
 FOLDER = Path(__file__).parent / "locale"
-CONTEXTS = ("*", "Operator")  # Blender looks an operator's label up in a room of its own
+OURS = "MuseV"  # the room of words that mean something else in Blender, for `bl_translation_context`
+CONTEXTS = ("*", "Operator", OURS)  # Blender looks an operator's label up in a room of its own
 _PIECE = r'"(?:[^"\\]|\\.)*"'
 ENTRY = re.compile(rf"^msgid\s+((?:{_PIECE}\s*)+)^msgstr\s+((?:{_PIECE}\s*)+)", re.MULTILINE)
 

@@ -221,7 +221,11 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         if settings.generate_at != "EVERY":
             column.prop(settings, "between")
         with contextlib.suppress(*gather.REFUSALS):  # which are told under Generate
-            draw_text(column, gather.clip_plan(scene, settings).sentence, line_width(context), "TIME")
+            plan = gather.clip_plan(scene, settings)
+            said = tr(
+                "{count} generated → {shown} timeline frames", count=plan.num_frames, shown=plan.output_frames
+            )
+            draw_text(column, said, line_width(context), "TIME")
             held = pins.on_channel(scene, settings.pins_channel, *gather.clip_range(scene, settings))
             if held:
                 draw_text(column, pins.sentence(list(held)), line_width(context), "PINNED")

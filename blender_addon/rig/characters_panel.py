@@ -11,7 +11,7 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from .. import strips, takes
 from ..captures import CaptureError
-from ..translations import tr
+from ..translations import OURS, tr
 from ..ui import Sidebar, draw_text, line_width
 from ..verbs import Verb, no_scene, refusable
 from . import face_mesh, maps, people
@@ -237,6 +237,7 @@ def told(item: MusevPerson) -> str:
 
 class MUSEV_PT_characters(Sidebar, bpy.types.Panel):
     bl_label = "Characters"
+    bl_translation_context = OURS  # elsewhere they are letters
     bl_idname = "MUSEV_PT_characters"
     bl_parent_id = "MUSEV_PT_clip"
     bl_options = {"DEFAULT_CLOSED"}
