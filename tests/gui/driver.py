@@ -306,7 +306,7 @@ class Driver:
                     if wanted and set(wanted) <= self.drawn:
                         return
                 y -= 8
-            if self.lowest(region) > region.y + 2 * eye.EDGE:
+            if self.lowest(region) > region.y + eye.ROOM:
                 break
             yield from self.scroll("WHEELDOWNMOUSE")
         if wanted:
@@ -340,7 +340,7 @@ class Driver:
             area.tag_redraw()
         yield from self.turns(4)
         self.picture(name, None if whole else self.region())
-        if not whole and self.lowest(self.region()) < self.region().y + 2 * eye.EDGE:
+        if not whole and self.lowest(self.region()) < self.region().y + eye.ROOM:
             yield from self.scroll("WHEELDOWNMOUSE")
             yield from self.turns(4)
             self.picture(f"{name}_below", self.region())

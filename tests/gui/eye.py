@@ -16,6 +16,7 @@ import numpy as np
 
 SCREEN = Path(__file__).resolve().parent / "screen" / "Xvfb_screen0"
 TABS = 24  # pixels: the sidebar's tabs, at its right
+ROOM = 64  # pixels: with less below it, a sidebar may be longer than its region
 EDGE = 8  # pixels: the region's lower edge, drawn otherwise in 4.3
 
 
