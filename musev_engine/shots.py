@@ -40,17 +40,19 @@ STEPS_AFTER_WHICH_LATENTS_LEAN = 2
 class Shot:
     """Frames [first, end) of the clip. `ahead`: the frames of the clip, or BESIDE, that stand before them in the
     timeline and aren't shown. `pinned`: clean latents (1, c, 1, h, w) by their place in the timeline. `kept`: the same
-    of frames that are known, too, but go through the loop with those that are made."""
+    of frames that are known, too, but go through the loop with those that are made. `twins`: places of `ahead` that are
+    one of these frames, and its own place."""
 
     first: int
     end: int
     ahead: tuple[int, ...] = ()
     pinned: dict[int, torch.Tensor] = field(default_factory=dict)
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
+    twins: dict[int, int] = field(default_factory=dict)
 
     @property
     def timeline(self) -> Timeline:
-        return Timeline(len(self.ahead) + self.end - self.first, self.pinned)
+        return Timeline(len(self.ahead) + self.end - self.first, self.pinned, self.twins)
 
     @property
     def condition_latents(self) -> torch.Tensor | None:
@@ -91,9 +93,21 @@ def follow(
 ) -> Shot:  # fmt: skip
     """The shot of frames [first, end). The first one begins as `opening` says, which is then the first shot itself;
     the others with the last frames of the one before, or always as the first. images: latents of the clip's
-    condition images, by frame; kept: of the kept frames."""
+    condition images, by frame; kept: of the kept frames.
+
+    A kept frame with no other one next to it says too little while the noise is strong: its clean twin stands before
+    the windows that it is in.
+    """
+    known, alone = images.keys() | kept.keys(), []
     if last is None:
         ahead, carried = opening.ahead, opening.pinned
+        alone = [
+            k for k in sorted(kept) if first <= k < end and not {k - 1, k + 1} & known and k not in ahead
+        ]
+        num_ahead = len(ahead)
+        carried = {place + len(alone) * (place >= num_ahead): each for place, each in carried.items()}
+        carried |= {num_ahead + i: kept[frame] for i, frame in enumerate(alone)}
+        ahead = (*ahead, *alone)
     elif clip.fix_condition_images:
         ahead, latents = opening.head
         carried = dict(enumerate(latents.split(1, dim=2))) if latents is not None else {}
@@ -107,7 +121,8 @@ def follow(
     def own(known: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         return {len(ahead) + frame - first: each for frame, each in known.items() if first <= frame < end}
 
-    return Shot(first, end, ahead, carried | own(images), own(kept))
+    twins = {ahead.index(frame): len(ahead) + frame - first for frame in alone}
+    return Shot(first, end, ahead, carried | own(images), own(kept), twins)
 
 
 @dataclass(frozen=True)

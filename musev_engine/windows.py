@@ -7,7 +7,8 @@ through `plugins`. Parallel denoising in overlapping windows is MuseV's (TMElyra
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -147,14 +148,17 @@ class Timeline:
     - Any other condition frame stands at its true place in each window that reaches one of its neighbours, and is
       left out of the others: a last frame put behind frames it doesn't follow would make every window hurry there.
     - A window that would then have none sees the nearest one before its frames, as it would one at the head.
+    - One of `twins` at the head, though, stands only before windows with the frame that it is the twin of.
 
     `free`: the timeline's frames that are made. Raises ValueError for a pinned frame outside the timeline.
     """
 
-    def __init__(self, num_frames: int, pinned: Collection[int] = ()) -> None:
+    def __init__(
+        self, num_frames: int, pinned: Collection[int] = (), twins: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
         if wrong := [frame for frame in pinned if not 0 <= frame < num_frames]:
             raise ValueError(f"condition frame {wrong[0]} isn't in a timeline of {num_frames} frames")
-        self.num_frames, self.pinned = num_frames, sorted(pinned)
+        self.num_frames, self.pinned, self._twins = num_frames, sorted(pinned), twins
         given = set(pinned)
         self.free = [frame for frame in range(num_frames) if frame not in given]
         first = self.free[0] if self.free else num_frames
@@ -176,7 +180,7 @@ class Timeline:
         for frame in frames:
             sequence += [p for p in self._before.get(frame, ()) if self._previous[p] not in present]
             sequence += [frame, *self._after.get(frame, ())]
-        head = self._head
+        head = [frame for frame in self._head if self._twins.get(frame, frames[0]) in present]
         if not head and self.pinned and len(sequence) == len(frames):
             head = [min(self.pinned, key=lambda p: min(abs(p - frame) for frame in frames))]
         return head + sequence

@@ -47,7 +47,7 @@ def test_kept_frames_come_out_as_they_were_given(models, given, places):  # noqa
 
 @pytest.mark.parametrize("scheduler", ["model", *SCHEDULERS])
 def test_at_every_step_they_are_noised_as_the_others(models, scheduler):  # noqa: F811
-    kept = known(0, 1, 5)
+    kept = known(0, 1, 4, 5)
     clip = asked(6, kept_frames=kept, num_inference_steps=4, scheduler=scheduler)
     with Samples(models) as samples:
         pictures(clip, models)
@@ -56,7 +56,7 @@ def test_at_every_step_they_are_noised_as_the_others(models, scheduler):  # noqa
     timesteps = set_timesteps(steps, 4, models.device, "")
     noises = []
     for number, t in enumerate(timesteps):
-        seen = samples[number][:, :, [1, 2, 6]]  # the still stands before them
+        seen = samples[number][:, :, [1, 2, 5, 6]]  # the still stands before them
         ones, zeros = torch.ones_like(seen), torch.zeros_like(seen)
         of_clean, of_noise = (  # what a noised picture has of each
             steps.scale_model_input(steps.add_noise(one, other, t.reshape(1)), t)
@@ -81,6 +81,22 @@ def test_without_a_still_the_first_of_them_stands_before_every_window(models):  
         pictures(asked(9, "text", kept_frames=kept), models)
     assert all(torch.allclose(each[:, :, :1], clean(kept[:1], models), atol=1e-5) for each in samples)
     assert all(each.shape[2] == 7 for each in samples)  # a window's 6 and that one
+
+
+@pytest.mark.parametrize("given", ["still", "text", "still and poses"])
+def test_one_that_stands_alone_is_also_before_the_windows_that_it_is_in(models, given):  # noqa: F811
+    kept = known(3, 4, 15)
+    with Samples(models) as samples:
+        made = pictures(asked(20, given, kept_frames=kept), models)
+    twin = clean(kept[2:], models)
+    there = [
+        each for each in samples if each.shape[2] == 8
+    ]  # a window's 6, what the clip begins with, and that one
+    assert 0 < len(there) < len(samples) and {each.shape[2] for each in samples} <= {6, 7, 8}
+    place = 0 if given == "still" else 1
+    for each in there:
+        assert torch.allclose(each[:, :, place : place + 1], twin, atol=1e-5)
+    assert near(made[15], seen_by_vae(frames.fit_still(kept[2].picture, SIZE, SIZE)[None], models)[0])
 
 
 def test_a_still_that_is_animated_gives_way_to_a_kept_first_frame(models):  # noqa: F811
