@@ -88,9 +88,8 @@ def join(take: Path, about: dict) -> None:
         takes.discard(whole)
     takes.make_folder(whole)
     for frame, file in enumerate(splice.files(take, take.parent)):
-        takes.link(file, takes.frame_file(whole, frame))
-        if frame not in splice.new:
-            takes.protect_shared(file)
+        put = takes.link if frame in splice.new else takes.share
+        put(file, takes.frame_file(whole, frame))
     if (job := take / takes.JOB).exists():  # until the take is placed
         takes.link(job, whole / takes.JOB)
     takes.discard(take)

@@ -168,13 +168,17 @@ def remove(path: Path) -> None:
         raise explained(error, path) from error
 
 
-def protect_shared(path: Path) -> None:
-    """Makes a file read-only that lies in more than one folder. Raises TakeError."""
+def share(source: Path, target: Path) -> None:
+    """As `link`, and nobody may write into the file then, which would be to write into both; where that can't be
+    forbidden, as with another user's file, it is a copy. Raises TakeError."""
+    link(source, target)
     try:
-        if path.stat().st_nlink > 1:
-            path.chmod(stat.S_IREAD | stat.S_IRGRP | stat.S_IROTH)
+        if target.stat().st_nlink > 1:
+            target.chmod(stat.S_IREAD | stat.S_IRGRP | stat.S_IROTH)
+    except PermissionError:
+        write_whole(target, source.read_bytes())
     except OSError as error:
-        raise explained(error, path) from error
+        raise explained(error, target) from error
 
 
 def unlink(path: Path) -> None:

@@ -91,6 +91,20 @@ def test_nobody_paints_into_a_file_that_two_takes_share(made):
     assert not new.exists() and len(contents(old)) == 30
 
 
+def test_what_can_not_be_made_read_only_is_copied(made, monkeypatch):
+    current, strip = made
+    old = stack.shown(strip)
+
+    def anothers(path, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", anothers)
+    bpy.ops.musev.redo_range(frame_start=15, frame_end=19)
+    new = ended(current).take
+    assert [a == b for a, b in zip(contents(new), contents(old), strict=True)].count(False) == 5
+    assert {takes.frame_file(new, k).stat().st_nlink for k in range(30)} == {1}
+
+
 def test_what_a_verb_would_do_is_told_before(made):
     current, strip = made
     files = sorted(stack.shown(strip).glob("*.png"))[:4]
