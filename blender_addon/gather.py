@@ -33,7 +33,7 @@ from .captures import Capture, CaptureError
 from .engine_process import EngineStartError
 from .jobs import Job
 from .props import MusevPreferences, MusevSettings, native_fps, preferences
-from .protocol import ClipRequest, ProtocolError, blob_sha256, exact_rate
+from .protocol import ClipRequest, ProtocolError, exact_rate
 from .redo import Part
 from .render import settings as renders
 from .rig import camera as rig_camera
@@ -106,11 +106,12 @@ def clip_plan(
     return timing.plan(start, end - start, fps, rate, settings.between)
 
 
-def still_bytes(settings: MusevSettings) -> bytes | None:
-    """The reference still as PNG bytes, where it is an image data-block. Raises StillError."""
+def image_capture(settings: MusevSettings) -> stills.ImageCapture | None:
+    """What reads the reference still, where it is an image data-block. Raises StillError."""
     if settings.still_source != "IMAGE" or settings.still_image is None:
         return None
-    return stills.from_image(settings.still_image, settings.width, settings.height)
+    stills.check(settings.still_image)
+    return stills.ImageCapture(settings.still_image.name_full, settings.width, settings.height)
 
 
 def still_capture(
@@ -305,10 +306,10 @@ def clip_job(
     folder = shot.folder if shot else folder
     captures: list[Capture] = []
     still, about[origins.KEY] = None, {"start": when.start} | origins.told(shot)
-    if mode != "text" and (png := still_bytes(settings)):
-        still, about["still_source"] = blob_sha256(png), settings.still_image.name
+    if mode != "text" and (picture := image_capture(settings)):
+        still, about["still_source"] = TO_COME, settings.still_image.name
+        captures.append(picture)
         about[origins.KEY]["still"] = origins.picture(settings.still_image)
-        blobs[still] = png
     elif mode != "text" and (reading := still_capture(scene, settings, shot.still_at if shot else None)):
         still, about["still_source"] = TO_COME, f"{settings.still_strip}, frame {reading.times[0]:g}"
         captures.append(reading)

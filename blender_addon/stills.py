@@ -5,30 +5,32 @@ Reads pixels out of an image data-block without changing it, so what is painted 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
+import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import bpy
 import numpy as np
 
+from .captures import CaptureError
+from .protocol import ClipRequest, blob_sha256
 from .translations import tr
 
 MAX_PIXELS = 8192 * 8192
+BAND = 64  # rows of a picture that are worked on at a time
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-class StillError(ValueError):
+class StillError(CaptureError):
     """A still can't be read: which one, why, and the remedy."""
 
 
-def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:
-    """The image as a PNG of width x height: scaled to cover, the middle kept, transparency over black.
-
-    Byte images are taken as they are, float images (EXR, HDR) as linear light shown in the Standard view.
-    Raises StillError for an image without readable pixels or with too many.
-    """
+def check(image: bpy.types.Image) -> None:
+    """Raises StillError for an image without readable pixels or with too many."""
     columns, rows = image.size
     if image.type in ("RENDER_RESULT", "COMPOSITING"):
         raise StillError(
@@ -51,10 +53,77 @@ def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:
                 rows=rows,
             )
         )
+
+
+def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:
+    """The image as a PNG of width x height: scaled to cover, the middle kept, transparency over black.
+
+    Byte images are taken as they are, float images (EXR, HDR) as linear light shown in the Standard view.
+    Raises StillError for an image without readable pixels or with too many.
+    """
+    return b"".join(in_slices(image, width, height))
+
+
+def in_slices(image: bpy.types.Image, width: int, height: int) -> Iterator[bytes]:
+    """The bytes of `from_image`: nothing after each slice of work, and the whole file last. The image is looked at in
+    the first one alone. Raises StillError."""
+    check(image)
+    columns, rows = image.size
     pixels = np.empty(columns * rows * image.channels, np.float32)
     image.pixels.foreach_get(pixels)
     pixels = pixels.reshape(rows, columns, image.channels)[::-1]  # Blender's first row is the lowest
-    return encode_png(np.rint(cover(rgb(pixels, image.is_float), width, height) * 255).astype(np.uint8))
+    is_linear = image.is_float
+    yield b""
+    shown = np.empty((rows, columns, 3), np.float32)
+    for first in range(0, rows, BAND):
+        shown[first : first + BAND] = rgb(pixels[first : first + BAND], is_linear)
+        yield b""
+    packer, packed = zlib.compressobj(6), []
+    for first in range(0, height, BAND):
+        band = cover(shown, width, height, first, min(first + BAND, height))
+        yield b""
+        packed.append(packer.compress(_lines(np.rint(band * 255).astype(np.uint8))))
+        yield b""
+    packed.append(packer.flush())
+    yield _head(width, height, 3) + _chunk(b"IDAT", b"".join(packed)) + _chunk(b"IEND", b"")
+
+
+@dataclass
+class ImageCapture:
+    """A `captures.Capture` of an image data-block, by its full name: it becomes the clip's reference still."""
+
+    image: str
+    width: int
+    height: int
+    phase: str = "reading the still"
+    done: int = 0
+    total: int = 1
+    _work: Iterator[bytes] | None = None
+    _png: bytes = b""
+
+    def advance(self, deadline: float) -> bool:
+        """Reads on until about `deadline`. Raises StillError."""
+        if self._work is None:
+            image = next((each for each in bpy.data.images if each.name_full == self.image), None)
+            if image is None:
+                raise StillError(
+                    tr("The still '{image}' is no longer in this file; generate again.", image=self.image)
+                )
+            self._work = in_slices(image, self.width, self.height)
+        for made in self._work:
+            self._png = made
+            if made or time.perf_counter() >= deadline:
+                break
+        self.done = int(bool(self._png))
+        return bool(self._png)
+
+    def finish(self, request: ClipRequest) -> tuple[ClipRequest, dict[str, bytes]]:
+        """The request with the still named in it, and its bytes."""
+        sha256 = blob_sha256(self._png)
+        return dataclasses.replace(request, still=sha256), {sha256: self._png}
+
+    def cancel(self) -> None:
+        self._work = iter(())
 
 
 def rgb(pixels: np.ndarray, is_linear: bool) -> np.ndarray:
@@ -128,21 +197,28 @@ def encode_png(pixels: np.ndarray) -> bytes:
 def png_pieces(pixels: np.ndarray, rows: int) -> Iterator[bytes]:
     """The bytes of `encode_png` in pieces, each made of so many rows of the picture: for those who may not wait."""
     height, width = pixels.shape[:2]
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
-    yield PNG_MAGIC + chunk(b"IHDR", header) + chunk(b"sRGB", b"\0")
+    yield _head(width, height, pixels.ndim)
     packer = zlib.compressobj(6)
     for first in range(0, height, rows):
-        band = pixels[first : first + rows]
-        lines = np.concatenate([np.zeros((len(band), 1), np.uint8), band.reshape(len(band), -1)], axis=1)
-        packed = packer.compress(lines.tobytes())  # no filter: the 0 before each line
+        packed = packer.compress(_lines(pixels[first : first + rows]))
         if first + rows >= height:
             packed += packer.flush()
-        yield chunk(b"IDAT", packed) if packed else b""
-    yield chunk(b"IEND", b"")
+        yield _chunk(b"IDAT", packed) if packed else b""
+    yield _chunk(b"IEND", b"")
+
+
+def _head(width: int, height: int, ndim: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if ndim == 3 else 0, 0, 0, 0)
+    return PNG_MAGIC + _chunk(b"IHDR", header) + _chunk(b"sRGB", b"\0")
+
+
+def _lines(band: np.ndarray) -> bytes:
+    """Rows of pixels as they are stored: each behind a 0, for no filter."""
+    return np.concatenate([np.zeros((len(band), 1), np.uint8), band.reshape(len(band), -1)], axis=1).tobytes()
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_size(data: bytes) -> tuple[int, int] | None:

@@ -29,7 +29,7 @@ def test_poses_depth_and_mask_are_read_at_the_same_times(engine, short):
     current = engine("wait")
     job = generate(current)
     rendering = job.captures[-1]
-    assert rendering.times == job.captures[0].times == (5.0, 7.5, 10.0)
+    assert rendering.times == job.captures[1].times == (5.0, 7.5, 10.0)
     pump(lambda: job.have, limit_s=60)
     asked = job.request
     assert (asked.num_frames, asked.output_frames, asked.between) == (3, 5, "blended")
@@ -71,7 +71,7 @@ def test_the_alignment_preview_renders_nothing(engine, short):
     current = engine()
     bpy.ops.musev.preview_alignment()
     job = current.jobs[-1]
-    assert len(job.captures) == 1
+    assert [capture.phase for capture in job.captures] == ["reading the still", "reading poses"]
     finish(job)
     assert job.state is JobState.DONE and job.request.controls == () and job.request.mask == ()
     assert np.isclose(job.request.fps, 10) and len(job.have) == 5 and all_strips() == []

@@ -213,8 +213,9 @@ def test_cancel_while_poses_are_read(engine, shot):
     current = engine()
     bpy.context.scene.frame_end = 4000
     job = generate(current)
-    pump(lambda: job.captures[0].done)
-    assert job.state is JobState.CAPTURING and 0 < job.captures[0].done < 3996
+    poses = job.captures[1]  # after the still
+    pump(lambda: poses.done)
+    assert job.state is JobState.CAPTURING and 0 < poses.done < 3996
     bpy.ops.musev.cancel(job=job.id)
     assert job.state is JobState.CANCELLED and not job.take.exists()
 

@@ -134,7 +134,7 @@ def test_the_poses_of_the_range_are_read_anew(made):
     current, _ = made
     bpy.ops.musev.redo_range(frame_start=15, frame_end=19)
     job = current.jobs[-1]
-    assert job.captures[0].times == tuple(range(11, 24))
+    assert job.captures[1].times == tuple(range(11, 24))
     ended(current)
     assert len(job.request.poses) == 64 and job.request.poses != current.jobs[0].request.poses
 

@@ -6,6 +6,7 @@ import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev import stills
+from bl_ext.user_default.musev.protocol import ClipRequest
 from rigs import camera
 
 
@@ -92,6 +93,26 @@ def test_what_is_painted_and_not_saved_counts(empty_scene, tmp_path):
     assert image.is_dirty
     assert (read_back(stills.from_image(image, 8, 8), tmp_path) == 255).all()
     assert image.is_dirty
+
+
+def test_a_still_read_in_slices_is_the_same_file(empty_scene):
+    pixels = np.random.default_rng(3).random((150, 201, 4), np.float32)
+    image = image_of(pixels)
+    whole = np.empty(pixels.size, np.float32)
+    image.pixels.foreach_get(whole)
+    shown = stills.rgb(whole.reshape(pixels.shape)[::-1], False)
+    drawn = np.rint(stills.cover(shown, 136, 128) * 255).astype(np.uint8)
+    capture = stills.ImageCapture(image.name_full, 136, 128)
+    slices = 1
+    while not capture.advance(0.0):
+        slices += 1
+    asked = ClipRequest(mode="still", still="0" * 64, width=136, height=128)
+    request, blobs = capture.finish(asked)
+    assert slices > 5 and blobs == {request.still: stills.encode_png(drawn)}
+    assert blobs[request.still] == stills.from_image(image, 136, 128)
+    capture = stills.ImageCapture("gone", 64, 64)
+    with pytest.raises(stills.StillError, match="'gone' is no longer in this file"):
+        capture.advance(0.0)
 
 
 def test_unreadable_stills_are_named(empty_scene, tmp_path):
