@@ -12,6 +12,7 @@ def _modules() -> tuple:
         compare,
         diagnostics,
         draft,
+        job_verbs,
         licences,
         live_picture,
         lora_panel,
@@ -49,7 +50,7 @@ def _modules() -> tuple:
 
     return (
         translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, loras, stack, props,
-        operators,
+        operators, job_verbs,
         stale_badge, stale_watch,
         compare, live_picture, ui, prompt_panel, lora_panel, models, model_add, alignment, source_panel,
         characters_panel, panel, remedies, lost,

@@ -9,8 +9,8 @@ import bpy
 from . import gather, recall, session, splice, strips
 from .clip_folder import Take
 from .gather import SettingsError
+from .job_verbs import JobOperator
 from .jobs import Job
-from .operators import JobOperator
 from .shot import AsIf, Shot
 from .translations import tr
 from .verbs import no_engine, no_scene, refusable
