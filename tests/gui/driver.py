@@ -2,7 +2,6 @@
 
 Runs inside the Blender that is tested, from a copy beside `flows.py`; `run.py` says with what. A flow is a generator:
 what it does between two `yield`s happens in one turn of Blender's event loop, and Blender draws and listens in between.
-Buttons are found as a person finds them: the mouse goes over the sidebar and Blender is asked what lies under it.
 """
 
 from __future__ import annotations
@@ -13,36 +12,28 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import bpy
 import eye
-import numpy as np
+from sidebar import MODULE, FlowError, Sidebar, Steps
 
 FOLDER = Path(__file__).resolve().parent
-MODULE = "bl_ext.user_default.musev"
 TURN_S = 0.01
-FIND_S = 180  # after which a button is not there
 SIDEBAR = 300  # pixels: the width at which every panel must be readable
-Steps = Iterator[None]
 
 
-class FlowError(Exception):
-    """What was waited for and did not come, what was looked for and is not there."""
-
-
-class Driver:
+class Driver(Sidebar):
     """told: what the runner wrote into `plan.json`. results: one entry a flow, kept on disk after each step."""
 
     def __init__(self, flows: dict[str, Callable[[Driver], Steps]]):
+        super().__init__()
         self.told = json.loads((FOLDER / "plan.json").read_text())
         self.flows = {name: flow for name, flow in flows.items() if name in (self.told["only"] or flows)}
         self.results: list[dict] = []
-        self.places: dict[str, tuple[int, int]] = {}  # where a button was when it was last found
         self.mouse = (0, 0)
         self.shots = 0
-        self.drawn: set[str] = set()
 
     # --- running ------------------------------------------------------------------------------------
 
@@ -122,6 +113,11 @@ class Driver:
         while not holds():
             if time.monotonic() > deadline:
                 raise FlowError(f"after {limit_s:.0f} s still not so: {what}")
+            yield
+
+    def rest(self, seconds: float) -> Steps:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
             yield
 
     def check(self, holds: object, what: str) -> None:
@@ -208,121 +204,6 @@ class Driver:
         region = self.region(kind)
         yield from self.move(region.x + region.width // 2, region.y + region.height // 2)
 
-    # --- finding buttons ----------------------------------------------------------------------------
-
-    def under_mouse(self) -> str:
-        """The operator call or the data path of the button under the mouse; "" where there is none."""
-        with self.override():
-            if bpy.ops.ui.copy_python_command_button.poll():
-                bpy.ops.ui.copy_python_command_button()
-                return bpy.context.window_manager.clipboard
-            if (found := bpy.context.property) is not None:
-                return f"{found[0].name}.{found[1]}" if hasattr(found[0], "name") else found[1]
-        return ""
-
-    def find(self, wanted: str, part: float = 0.5) -> Steps:
-        """Leaves the mouse over the button whose call or data path contains `wanted`; raises FlowError. part: where it
-        is looked for first, of the sidebar's width."""
-        region = self.region()
-        if wanted in self.places:
-            yield from self.move(*self.places[wanted])
-            if wanted in self.under_mouse():
-                return
-        yield from self.scroll("WHEELUPMOUSE")
-        deadline, seen = time.monotonic() + FIND_S, set()
-        for _ in range(12):  # a sidebar's pages
-            low = self.lowest(region)
-            for column in (part, 0.5, 0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1):
-                x = region.x + int(column * (region.width - eye.TABS))
-                for y in range(region.y + region.height - 4, low, -12):  # a button is 20 high
-                    yield from self.move(x, y)
-                    seen.add(found := self.under_mouse())
-                    if wanted in found:
-                        self.places[wanted] = self.mouse
-                        return
-                if time.monotonic() > deadline:
-                    break
-            before = eye.pixels(region)
-            for _ in range(8):
-                self.event("WHEELDOWNMOUSE", "PRESS")
-                yield
-            at_end = before is not None and np.array_equal(before, eye.pixels(region))
-            if at_end or time.monotonic() > deadline:
-                break
-        raise FlowError(f"there is no button '{wanted}' in the sidebar; there are: {', '.join(sorted(seen))}")
-
-    def scroll(self, wheel: str) -> Steps:
-        """To an end of the sidebar. wheel: WHEELUPMOUSE or WHEELDOWNMOUSE."""
-        yield from self.over("UI")
-        for _ in range(40):
-            self.event(wheel, "PRESS")
-        yield from self.turns(2)
-
-    def lowest(self, region: bpy.types.Region) -> int:
-        """The height at which what a sidebar shows ends."""
-        return eye.lowest(region)
-
-    # --- panels -------------------------------------------------------------------------------------
-
-    def open_now(self) -> Steps:
-        """Leaves the names of our open panels in `drawn`: Blender draws no closed ones."""
-        self.drawn.clear()
-        codes = {panel.draw.__code__ for panel in panels()}
-
-        def note(frame, event: str, _) -> None:
-            if event == "call" and frame.f_code in codes:
-                self.drawn.add(type(frame.f_locals["self"]).__name__)
-
-        sys.setprofile(note)  # a class whose `draw` is replaced crashes 5.2
-        try:
-            self.area.tag_redraw()
-            yield from self.turns(3)
-        finally:
-            sys.setprofile(None)
-
-    def open_panels(self, *wanted: str) -> Steps:
-        """Clicks on headers from the top down until these panels are open; all of them if none is named. Whether a
-        place is a header, and whose, shows when it is clicked; a panel that this closes is clicked open again."""
-        yield from self.open_now()
-        if wanted and set(wanted) <= self.drawn:
-            return
-        yield from self.scroll("WHEELUPMOUSE")
-        region = self.region()
-        for _ in range(2):  # the page that is seen first, and the lower end
-            x, y, empty = region.x + 100, region.y + region.height - 4, 0
-            while y > self.lowest(region):
-                yield from self.move(x, y)
-                empty = 0 if self.under_mouse() else empty + 1
-                if empty == 2:
-                    yield from self.open_now()
-                    before = set(self.drawn)
-                    yield from self.click(x, y)
-                    yield from self.open_now()
-                    if before - self.drawn:
-                        yield from self.turns(40)  # or it is a double click
-                        yield from self.click(x, y)
-                        yield from self.open_now()
-                    empty = 0 if self.drawn == before else -2  # the rest of the header
-                    if wanted and set(wanted) <= self.drawn:
-                        return
-                y -= 8
-            if self.lowest(region) > region.y + eye.ROOM:
-                break
-            yield from self.scroll("WHEELDOWNMOUSE")
-        if wanted:
-            raise FlowError(f"no header opens {', '.join(set(wanted) - self.drawn)}; open: {self.drawn}")
-
-    def press(self, wanted: str, part: float = 0.5) -> Steps:
-        """Finds a button and clicks it, once what is drawn does not move any more."""
-        for _ in range(3):
-            yield from self.find(wanted, part)
-            self.area.tag_redraw()
-            yield from self.turns(3)
-            yield from self.move(*self.mouse)
-            if wanted in self.under_mouse():
-                break
-        yield from self.click(*self.mouse)
-
     # --- the eye ------------------------------------------------------------------------------------
 
     def picture(self, name: str, region: bpy.types.Region | None = None) -> str:
@@ -345,16 +226,6 @@ class Driver:
             yield from self.turns(4)
             self.picture(f"{name}_below", self.region())
             yield from self.scroll("WHEELUPMOUSE")
-
-
-def panels() -> list[type]:
-    """Our panels' classes, of every module of the installed extension."""
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith(MODULE + ".")]
-    found = {item for module in modules for item in vars(module).values() if isinstance(item, type)}
-    ours = (
-        item for item in found if issubclass(item, bpy.types.Panel) and item.__name__.startswith("MUSEV_PT")
-    )
-    return sorted(ours, key=lambda panel: panel.__name__)
 
 
 def start_afresh() -> None:

@@ -112,6 +112,7 @@ def making(driver: Driver) -> Steps:
     yield from driver.until(lambda: driver.session.queue.running == last.id, "the next one is being made", 10)
     for job in driver.session.jobs:
         driver.session.cancel(job.id)
+    ours("session").redraw()
     yield from driver.show("all_cancelled")
     yield from driver.press("musev.clear(")
     yield from leave(driver)
