@@ -49,8 +49,8 @@ def remove(job: Job) -> None:
     """Raises TakeError."""
     takes.remove(job.take / takes.JOB)
     if job.lock is not None:
+        release(job)  # first: Windows removes no file that is open
         takes.remove(_lock_file(job.take))
-        release(job)
 
 
 def release(job: Job) -> None:
