@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import struct
 import sys
 import tempfile
@@ -135,16 +136,15 @@ class Watch:
         self.turns.append(Turn(time.perf_counter() - began, time.thread_time() - work, self._now))
 
 
-def measure(frames: int, size: int, shown: int) -> None:
+def measure(frames: int, size: int, shown: int, folder: Path) -> None:
     import bpy
 
     from build_extension import build
 
-    with tempfile.TemporaryDirectory() as folder:
-        bpy.ops.wm.read_factory_settings(use_empty=True)
-        bpy.ops.extensions.package_install_files(
-            filepath=str(build(Path(folder))), repo="user_default", enable_on_install=True, overwrite=True
-        )
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.extensions.package_install_files(
+        filepath=str(build(folder / "dist")), repo="user_default", enable_on_install=True, overwrite=True
+    )
     from bl_ext.user_default.musev import live_strip, outlook, placing, session, stack
     from bl_ext.user_default.musev.engine_link import EngineLink, EngineState
     from bl_ext.user_default.musev.jobs import JobState
@@ -159,12 +159,12 @@ def measure(frames: int, size: int, shown: int) -> None:
     settings = scene.musev
     settings.width = settings.height = size
     settings.armature = bpy.data.objects["Dancer"]
-    still = Path(tempfile.mkdtemp(prefix="musev-stalls-")) / "still.png"
+    still = folder / "still.png"
     still.write_bytes(picture(2 * size, 2 * size, 0))
     settings.still_image = bpy.data.images.load(str(still))
     preferences = bpy.context.preferences.addons["bl_ext.user_default.musev"].preferences
     preferences.engine_command = f'"{sys.executable}" "{__file__}" --serve'
-    preferences.output_folder = tempfile.mkdtemp(prefix="musev-stalls-")
+    preferences.output_folder = str(folder / "takes")
     bpy.ops.musev.engine_start()
 
     watch = Watch()
@@ -226,16 +226,21 @@ def main() -> None:
         sys.argv[1:] = rest
         serve()
         return
-    os.environ["BLENDER_USER_RESOURCES"] = tempfile.mkdtemp(prefix="musev-stalls-user-")  # before bpy comes
+    folder = Path(tempfile.mkdtemp(prefix="musev-stalls-"))
+    os.environ["BLENDER_USER_RESOURCES"] = str(folder / "user")  # before bpy comes
     status = 1
     try:
-        measure(asked.frames, asked.size, asked.turns)
+        measure(asked.frames, asked.size, asked.turns, folder)
         status = 0
     except SystemExit as end:
         print(end, file=sys.stderr)
     except Exception:
         sys.excepthook(*sys.exc_info())
     finally:
+        session = sys.modules.get("bl_ext.user_default.musev.session")
+        if session is not None and (engine := session.current.engine.process) is not None:
+            engine.kill()
+        shutil.rmtree(folder, ignore_errors=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # some releases of bpy hang in the interpreter's own exit
