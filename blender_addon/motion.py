@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import bpy
 import numpy as np
+
+from .rig.leads import constrained, leading, named
 
 STEP = 1e-4  # of a key's value: what is nearer than that is the same
 AT_ONCE = 32  # curves that are looked up together: Blender makes an object of each
 
 
 class Block(NamedTuple):
-    """A data-block that can be animated, known by name: which collection of `bpy.data`, its name there, its library."""
+    """A data-block that can be animated, known by name: which collection of `bpy.data`, its name there, its library.
+    bones: of its pose, those that count; None: all."""
 
     collection: str
     name: str
     library: str
+    bones: frozenset[str] | None = None
 
     @classmethod
-    def of(cls, thing: bpy.types.ID, collection: str) -> Block:
-        return cls(collection, thing.name, thing.library.filepath if thing.library else "")
+    def of(cls, thing: bpy.types.ID, collection: str, bones: frozenset[str] | None = None) -> Block:
+        return cls(collection, thing.name, thing.library.filepath if thing.library else "", bones)
 
     def find(self) -> bpy.types.ID | None:
         return getattr(bpy.data, self.collection).get((self.name, self.library or None))
@@ -36,38 +40,46 @@ class Block(NamedTuple):
 DATA = {"ARMATURE": "armatures", "CAMERA": "cameras"}  # objects whose data can move what we read
 
 
-def sources(things: Iterable[bpy.types.Object]) -> tuple[Block, ...]:
+def sources(
+    things: Iterable[bpy.types.Object], read: Mapping[bpy.types.Object, Collection[str]] | None = None
+) -> tuple[Block, ...]:
     """These objects and all those that they hang on: parents, the targets of constraints and of drivers. Always in the
-    same order."""
-    waiting, found = list(things), {}
+    same order.
+
+    read: the bones that are read of an armature, where it is not all of them. Only those that lead them count then,
+    unless another one of these objects looks at it.
+    """
+    waiting, found, seen = list(things), {}, set()
     while waiting:
         thing = waiting.pop(0)
         if thing is None or not isinstance(thing, bpy.types.Object) or thing in found:
             continue
-        found[thing] = None
-        waiting += [thing.parent, *_targets(thing.constraints), *_driven_by(thing)]
+        found[thing] = []
+        looks = [thing.parent, *_targets(thing.constraints), *_driven_by(thing)]
         if thing.pose is not None:
-            for bone in thing.pose.bones:
-                if bone.constraints:
-                    waiting += _targets(bone.constraints)
+            found[thing] = constrained(thing)
+            looks += _targets(constraint for _, constraint in found[thing])
+        seen |= {other for other in looks if other not in (None, thing)}
+        waiting += looks
     blocks = []
-    for thing in found:
-        blocks.append(Block.of(thing, "objects"))
+    for thing, constraints in found.items():
+        part = (read or {}).get(thing) if thing not in seen else None
+        bones = None if part is None else leading(thing, part, constraints)
+        blocks.append(Block.of(thing, "objects", bones))
         if thing.type in DATA:
             blocks.append(Block.of(thing.data, DATA[thing.type]))
+        elif thing.type == "MESH" and thing.data.shape_keys is not None:
+            blocks.append(Block.of(thing.data.shape_keys, "shape_keys"))
     return tuple(blocks)
 
 
-def _targets(constraints) -> list[bpy.types.Object | None]:
-    return [
-        target
-        for constraint in constraints
-        for target in (
-            getattr(constraint, "target", None),
-            getattr(constraint, "pole_target", None),
-            *(each.target for each in getattr(constraint, "targets", ())),
-        )
-    ]
+def _targets(constraints: Iterable[bpy.types.Constraint]) -> list[bpy.types.Object | None]:
+    found = []
+    for constraint in constraints:
+        found += [getattr(constraint, "target", None), getattr(constraint, "pole_target", None)]
+        if constraint.type == "ARMATURE":
+            found += [each.target for each in constraint.targets]
+    return found
 
 
 def _driven_by(thing: bpy.types.Object) -> list[bpy.types.ID | None]:
@@ -170,6 +182,9 @@ class Motion:
         return True
 
     def _add(self, curve: bpy.types.FCurve, number: int, played: Played) -> None:
+        bones = self.blocks[self.block].bones
+        if bones is not None and (bone := named(curve.data_path)) is not None and bone not in bones:
+            return
         if curve.mute or (len(curve.keyframe_points) < 2 and not curve.modifiers):
             return
         times = np.array(self.times)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +56,18 @@ def told(shot: Shot | None) -> dict:
 
 
 def rig_blocks(people: Iterable[Person]) -> tuple[motion.Block, ...]:
-    """What moves these people's rigs."""
-    things = []
+    """What moves these people's points."""
+    things, read = [], {}
     for person in people:
-        things.append(bpy.data.objects.get((person.armature, person.library or None)))
+        armature = bpy.data.objects.get((person.armature, person.library or None))
+        things.append(armature)
+        read[armature] = {*person.bones, *read.get(armature, ())}
         if person.instance is not None:
-            things += [
-                bpy.data.objects.get(name) for name in (person.instance.parent, person.instance.source)
-            ]
-    return motion.sources(things)
+            names = (person.instance.parent, person.instance.source)
+            things += [bpy.data.objects.get(name) for name in names]
+        things += [bpy.data.objects.get((face.mesh, face.library or None)) for face in person.faces]
+    meshed = {person.armature for person in people if person.faces}  # whichever bones move the mesh
+    return motion.sources(things, {rig: read[rig] for rig in read if rig and rig.name not in meshed})
 
 
 def camera_blocks(scene: bpy.types.Scene, camera: str | None) -> tuple[motion.Block, ...]:
@@ -75,17 +78,11 @@ def camera_blocks(scene: bpy.types.Scene, camera: str | None) -> tuple[motion.Bl
     return motion.sources([*(marked if any(marked) else [scene.camera])])
 
 
-def switches(scene: bpy.types.Scene, camera: str | None, times: Sequence[float]) -> list[float]:
-    """At which frame the marker stands that chose the scene's camera at each time; 0 before the first one."""
+def add_switches(summed: motion.Motion, scene: bpy.types.Scene, camera: str | None) -> None:
+    """Adds which marker chose the scene's own camera at each time; by its frame, 0 before the first one."""
     frames = sorted(m.frame for m in scene.timeline_markers if m.camera is not None) if camera is None else []
-    return [max((frame for frame in frames if frame <= time), default=0) for time in times]
-
-
-def camera_motion(scene: bpy.types.Scene, camera: str | None, times: Sequence[float]) -> motion.Motion:
-    """The keys of a camera, and of the markers that switch it, still to be summed up."""
-    summed = motion.Motion(camera_blocks(scene, camera), times)
-    summed.add("markers", switches(scene, camera, times))
-    return summed
+    at = [max((frame for frame in frames if frame <= time), default=0) for time in summed.times]
+    summed.add("markers", at)
 
 
 @dataclass
@@ -112,7 +109,10 @@ class OriginsCapture:
             times = own.times[:-1] if own.with_still else own.times
             self.rigs = motion.Motion(rig_blocks(own.people), times)
             scene = bpy.data.scenes.get(own.scene)
-            self.camera = camera_motion(scene, own.camera, times) if scene else motion.Motion((), times)
+            self.camera = motion.Motion(camera_blocks(scene, own.camera) if scene else (), times)
+            if scene is not None:
+                add_switches(self.camera, scene, own.camera)
+            return False
         return self.rigs.advance(deadline) and self.camera.advance(deadline)
 
     def finish(self, request: ClipRequest) -> tuple[ClipRequest, dict[str, bytes]]:

@@ -150,14 +150,19 @@ def _sums(part: Part, who: Actors, memo: Memo) -> Generator[None, None, dict[str
 
 def _sum(what: str, part: Part, who: Actors, memo: Memo) -> Generator[None, None, str]:
     """One of them. Without another edit of keys it is taken from the memo, as far as the same actions play."""
-    world = bpy.data.scenes.get(who.scene)
-    if world is None:
+    if bpy.data.scenes.get(who.scene) is None:
         return ""
-    if what == "rig":
-        summed = motion.Motion(origins.rig_blocks(who.people), part.times)
-    else:
-        summed = origins.camera_motion(world, who.camera, part.times)
-    del world
+    if (known := (memo.edits, memo.keys, who, what)) not in memo.blocks:
+        if len(memo.blocks) > 16:
+            memo.blocks.clear()
+        world = bpy.data.scenes[who.scene]
+        found = origins.rig_blocks(who.people) if what == "rig" else origins.camera_blocks(world, who.camera)
+        memo.blocks[known] = found
+        del world
+        yield
+    summed = motion.Motion(memo.blocks[known], part.times)
+    if what == "camera" and who.scene in bpy.data.scenes:
+        origins.add_switches(summed, bpy.data.scenes[who.scene], who.camera)
     key = (memo.keys, summed.blocks, motion.assigned(summed.blocks), summed.told(), summed.times)
     if key not in memo.digests:
         while not summed.advance(time.perf_counter() + SLICE_S):

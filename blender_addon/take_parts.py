@@ -72,6 +72,7 @@ class Memo:
     keys: int = 0
     images: int = 0
     parts: dict = field(default_factory=dict)
+    blocks: dict = field(default_factory=dict)
     digests: dict = field(default_factory=dict)
     sums: dict = field(default_factory=dict)
     harmless: set = field(default_factory=set)  # sums of keys that move nothing, as a thorough check has seen

@@ -24,6 +24,7 @@ from bl_ext.user_default.musev import (
     takes,
 )  # fmt: skip
 from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.rig import leads
 from rigs import RIGIFY_METARIG, figure
 from test_extension import draw
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)
@@ -660,18 +661,58 @@ def test_the_check_names_the_frames_at_which_the_rig_stands_otherwise(made):
     assert "The camera sees it otherwise: frames 5 - 16." in checked() and "frames 11 - 13" in told()
 
 
-def test_keys_that_move_nothing_which_counts_are_cleared_by_a_check(made):
-    bone = made.armature.pose.bones["spine"]
+def key_the_spine(settings):
+    """A bone that leads none of those that are read."""
+    bone = settings.armature.pose.bones["spine"]
     for frame, angle in ((5, 0.0), (16, 0.5)):
         bone.rotation_quaternion = (1.0, angle, 0.0, 0.0)
         bone.keyframe_insert("rotation_quaternion", frame=frame)
     bpy.context.scene.frame_set(9)
+
+
+def test_keys_that_move_nothing_which_counts_are_cleared_by_a_check(made):
+    copied = made.armature.pose.bones["upper_arm.L"].constraints.new("COPY_ROTATION")
+    copied.target, copied.subtarget, copied.influence = made.armature, "spine", 0.0
+    key_the_spine(made)
     assert watched() == ["rig"]
     assert checked() == "" and watched() == []
     bpy.data.objects["Bystander"].location.z += 1.0
     assert watched() == []
     move_the_rig(made)
     assert watched() == ["rig"]
+
+
+def test_only_keys_of_bones_that_lead_those_which_are_read_count(made):
+    key_the_spine(made)
+    assert worn() == []
+    looked_at = bpy.data.objects.new("Looks", None)  # and the rig at it
+    bpy.context.scene.collection.objects.link(looked_at)
+    looked_at.constraints.new("COPY_ROTATION").target = made.armature
+    made.armature.pose.bones["upper_arm.R"].constraints.new("COPY_LOCATION").target = looked_at
+    made.armature.pose.bones["upper_arm.R"].constraints[0].influence = 0.0
+    assert worn() == ["rig"]
+
+
+def test_bones_that_lead_others(empty_scene):
+    rig = figure(RIGIFY_METARIG, "Leader")
+    bones = rig.pose.bones
+
+    def found(*read):
+        return set(leads.leading(rig, read, leads.constrained(rig)))
+
+    arm = {"upper_arm.L", "forearm.L", "hand.L"}
+    up = {bone.name for bone in bones["hand.L"].parent_recursive}
+    assert arm - {"hand.L"} <= up and found("hand.L") == {"hand.L"} | up
+    reach = bones["hand.L"].constraints.new("IK")
+    reach.target, reach.subtarget, reach.chain_count = rig, "spine", 2
+    assert found("forearm.L") == {"forearm.L", "hand.L", "spine"} | up
+    driven = bones["thigh.R"].driver_add("location", 0).driver
+    target = driven.variables.new().targets[0]
+    target.id, target.data_path = rig, 'pose.bones["foot.L"]["bend"]'
+    assert "foot.L" in found("thigh.R") and "foot.L" not in found("hand.L")
+    rig.driver_add("location", 0).driver.variables.new().targets[0].data_path = 'pose.bones["toe.L"]["x"]'
+    assert "toe.L" in found("hand.L")
+    assert leads.named('pose.bones["a\\"b"].location') == 'a"b' and leads.named("location") is None
 
 
 def test_the_check_reads_the_whole_still(made):
