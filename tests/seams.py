@@ -8,8 +8,10 @@ a new one), extends it both ways, and bridges gaps: one inside the clip, and one
 
 A step is the mean difference of two neighbouring frames, in levels of 255. Each line tells the steps at the two ends of
 the new frames, over the median step of the clip that stays (of both, between two). `there`: the same for the whole
-clip's own steps at these places, where it had any: a fast movement has large steps without a seam. Ends with 1 where a
-seam's is more than 1.2, and more than 1.2 times what was there.
+clip's own steps at these places, where it had any: a fast movement has large steps without a seam. A bridge to
+another character is told and not judged: the model has one still and one rig and can't turn a figure into another one,
+so where the other clip begins there is a cut. Ends with 1 where a seam's is more than 1.2, and more than 1.2 times what
+was there.
 """
 
 from __future__ import annotations
@@ -153,17 +155,26 @@ class Table:
             f"{'character':>9}  {'what':24} {'at a':>6} {'at b':>6}   {'there':>6} {'there':>6}", flush=True
         )
 
-    def row(self, number: int, what: str, median: float, ends: list[float], there: list[float]) -> None:
+    def row(
+        self,
+        number: int,
+        what: str,
+        median: float,
+        ends: list[float],
+        there: list[float],
+        judged: bool = True,
+    ) -> None:
         """ends, there: steps; NaN where there is none."""
         now, was = np.array(ends) / median, np.array(there) / median
+        told = ["" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in (*now, *was)]
+        line = f"{number:>9}  {what:24} {told[0]:>6} {told[1]:>6}   {told[2]:>6} {told[3]:>6}"
+        if not judged:
+            print(line, flush=True)
+            return
         self.ratios += [ratio for ratio in now if not math.isnan(ratio)]
         over = (now > ALLOWED) & ~(now <= ALLOWED * np.nan_to_num(was))
         self.too_large += int(over.sum())
-        told = ["" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in (*now, *was)]
-        mark = "  <" if over.any() else ""
-        print(
-            f"{number:>9}  {what:24} {told[0]:>6} {told[1]:>6}   {told[2]:>6} {told[3]:>6}{mark}", flush=True
-        )
+        print(line + ("  <" if over.any() else ""), flush=True)
 
 
 def at(values: np.ndarray, place: int) -> float:
@@ -213,7 +224,8 @@ def measure(
             strip.select = strip in placed
         job = artist.makes(artist.ops.bridge)
         made = sorted(job.take.glob("*.png"))
-        table.row(number, what, level, [step(one[-1], made[0]), step(made[-1], other[0])], there)
+        ends = [step(one[-1], made[0]), step(made[-1], other[0])]
+        table.row(number, what, level, ends, there, judged=not math.isnan(there[0]))
         for strip in (*placed, strips.top_strips(scene)[job.strip]):
             strips.remove(scene, strip)
 
