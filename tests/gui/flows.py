@@ -58,8 +58,9 @@ def sit_down(driver: Driver, frames: int = 12) -> Steps:
         with driver.override("WINDOW"):
             bpy.ops.screen.screen_full_area()
         yield from driver.turns(5)
+    yield from driver.over("WINDOW")
+    yield from driver.key("HOME")  # a timeline from a newer Blender's file is seen from far away in 4.3
     if not driver.area.spaces[0].show_region_ui:
-        yield from driver.over("WINDOW")
         yield from driver.key("N", "n")
         yield from driver.until(lambda: driver.region().width > 1, "the sidebar opens with N")
     driver.area.tag_redraw()
@@ -73,6 +74,7 @@ def sit_down(driver: Driver, frames: int = 12) -> Steps:
         yield from driver.drag((region.x, y), (edge, y))
         yield from driver.turns(5)
     driver.check(abs(driver.region().width - SIDEBAR) < 4, f"the sidebar is {SIDEBAR} pixels wide")
+    yield from driver.open_panels("MUSEV_PT_engine", "MUSEV_PT_clip", "MUSEV_PT_jobs")
     driver.session.forget_ended()
     driver.scene.frame_end = frames
 
@@ -199,6 +201,8 @@ def first_time(driver: Driver) -> Steps:
     yield from generate(driver)
     yield from comes_to(driver, "DONE")
     driver.check(len(set(files_of(driver))) == 12, "the strip has 12 different frames")
+    yield from driver.over("WINDOW")
+    yield from driver.key("HOME")
     yield from driver.show("first_clip", whole=True)
     yield from leave(driver)
 

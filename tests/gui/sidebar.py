@@ -112,7 +112,11 @@ class Sidebar:
         x, top = region.x + 100, region.y + region.height - 4
         for _ in range(2):  # the page that is seen first, and the other end
             y, empty = (self.lowest(region) if wanted else top), 0
-            while self.lowest(region) <= y <= top:
+            while y <= top:
+                if y < self.lowest(region):  # or what it shows is being drawn
+                    yield from self.turns(10)
+                    if y < self.lowest(region):
+                        break
                 yield from self.move(x, y)
                 empty = 0 if self.under_mouse() else empty + 1
                 if empty == 2:
@@ -126,6 +130,11 @@ class Sidebar:
             yield from self.scroll("WHEELUPMOUSE" if wanted else "WHEELDOWNMOUSE")
         if wanted:
             raise FlowError(f"no header opens {', '.join(set(wanted) - self.drawn)}; open: {self.drawn}")
+        yield from self.open_now()
+        with self.override():
+            shown = {p.__name__ for p in panels() if not hasattr(p, "poll") or p.poll(bpy.context)}
+        if left := shown - self.drawn:
+            yield from self.open_panels(*left)
 
     def try_header(self, x: int, y: int) -> Generator[None, None, bool]:
         """Clicks where nothing is to be pressed; returns whether that opened a panel."""
@@ -160,10 +169,14 @@ class Sidebar:
 
 
 def panels() -> list[type]:
-    """Our panels' classes, of every module of the installed extension."""
+    """The classes of our panels in the sidebar, of every module of the installed extension."""
     modules = [module for name, module in list(sys.modules.items()) if name.startswith(MODULE + ".")]
     found = {item for module in modules for item in vars(module).values() if isinstance(item, type)}
     ours = (
-        item for item in found if issubclass(item, bpy.types.Panel) and item.__name__.startswith("MUSEV_PT")
+        item
+        for item in found
+        if issubclass(item, bpy.types.Panel)
+        and item.__name__.startswith("MUSEV_PT")
+        and item.bl_region_type == "UI"
     )
     return sorted(ours, key=lambda panel: panel.__name__)
