@@ -7,46 +7,38 @@ Nothing is imported here at module level, so that `protocol` (standard library o
 def _modules() -> tuple:
     """What has classes, handlers or timers of its own, each after what it builds on."""
     from . import (
-        again,
         alignment,
-        compare,
         diagnostics,
-        draft,
-        job_verbs,
         licences,
-        live_picture,
-        lora_panel,
-        loras,
-        lost,
         menus,
-        model_add,
-        models,
-        models_panel,
         operators,
-        pin_verbs,
         presets,
         prompt_panel,
         prompt_track,
         props,
-        redo_verbs,
         remedies,
-        scene_copy,
         session,
-        sheet_verbs,
-        shot_verbs,
-        source_panel,
-        sources,
-        stack,
-        stack_panel,
-        stack_verbs,
-        stale_badge,
-        stale_watch,
-        strip_verbs,
         translations,
         ui,
     )
+    from .clips import (
+        again,
+        compare,
+        draft,
+        pin_verbs,
+        redo_verbs,
+        stack,
+        stack_panel,
+        stack_verbs,
+        strip_verbs,
+    )
+    from .footage import scene_copy, source_panel, sources
+    from .making import job_verbs, live_picture, lost
     from .render import panel, settings
     from .rig import characters, characters_panel, occlusion, overlay, views
+    from .shots import sheet_verbs, shot_verbs
+    from .staleness import stale_badge, stale_watch
+    from .weights import lora_panel, loras, model_add, models, models_panel
 
     return (
         translations, settings, characters, occlusion, overlay, sources, prompt_track, draft, loras, stack, props,

@@ -11,8 +11,9 @@ import bpy
 import bpy.utils.previews
 import numpy as np
 
-from . import gather, session, strips, takes, ui
-from .jobs import Job, JobState
+from . import gather, session, strips, ui
+from .clips import takes
+from .making.jobs import Job, JobState
 from .translations import tr
 from .verbs import Verb, no_engine, no_scene, refusable
 

@@ -23,7 +23,8 @@ import bpy
 from bpy.props import BoolProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
-from . import session, strips, takes
+from . import session, strips
+from .clips import takes
 from .engine_process import TOKEN_VARIABLE
 from .gather import SettingsError
 from .props import MusevPreferences, preferences

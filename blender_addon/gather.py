@@ -15,34 +15,25 @@ from pathlib import Path
 
 import bpy
 
-from . import (
-    draft,
-    loras,
-    origins,
-    pins,
-    prompt_track,
-    session,
-    sources,
-    stack,
-    stills,
-    strips,
-    takes,
-    timing,
-)
+from . import prompt_track, session, stills, strips, timing
 from .captures import Capture, CaptureError
+from .clips import draft, pins, stack, takes
+from .clips.redo import Part
 from .engine_process import EngineStartError
-from .jobs import Job
+from .footage import sources
+from .making.jobs import Job
 from .props import MusevPreferences, MusevSettings, native_fps, preferences
 from .protocol import ClipRequest, ProtocolError, exact_rate
-from .redo import Part
 from .render import settings as renders
 from .rig import camera as rig_camera
 from .rig import pose
 from .rig.cast import Cast, cast
 from .rig.people import Person
 from .rig.still_pose import StillOfAnother
-from .shot import Shot
+from .shots.shot import Shot
+from .staleness import origins
 from .translations import tr
+from .weights import loras
 
 TO_COME = "0" * 64  # stands for what is still to be read, so that the rest of a request is checked at once
 

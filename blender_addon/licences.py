@@ -16,7 +16,8 @@ from pathlib import Path
 import bpy
 from bpy.props import StringProperty
 
-from . import clip_folder, stack, strips, takes
+from . import strips
+from .clips import clip_folder, stack, takes
 from .translations import tr
 from .verbs import Verb, refusable
 

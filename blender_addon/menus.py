@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bpy
 
-from . import compare, stack, strip_verbs, strips
+from . import strips
+from .clips import compare, stack, strip_verbs
 
 KEYS = (  # Ctrl and Shift with each; free in Blender's own and in the industry compatible keymap, 4.2 to 5.2
     ("musev.generate", "G"),

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import bpy
 
-from . import gather, loras, session, sources, stack, strips, timing
-from .clip_folder import is_research_only
+from . import gather, session, strips, timing
+from .clips import stack
+from .clips.clip_folder import is_research_only
+from .footage import sources
 from .gather import TO_COME, SettingsError
 from .props import MusevSettings, preferences
 from .protocol import ClipRequest, Control, Estimate, Remedy
@@ -19,6 +21,7 @@ from .render import settings as renders
 from .rig.cast import stage
 from .translations import tr
 from .verbs import no_engine, no_scene
+from .weights import loras
 
 SETTING = {  # of a request's field that a remedy changes
     "width": "width", "height": "height", "num_inference_steps": "steps", "context_frames": "context_frames",

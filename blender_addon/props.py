@@ -19,15 +19,15 @@ from bpy.props import (
 )  # fmt: skip
 
 from . import session
-from .draft import MusevDraftSettings
-from .loras import MusevExtraSettings
+from .clips.draft import MusevDraftSettings
+from .footage.sources import MusevSourceSettings
 from .prompt_track import MusevPromptSettings
 from .protocol import ClipRequest, Menus
 from .render.settings import MusevRenderSettings
 from .rig.characters import MusevPerson, is_armature
 from .rig.occlusion import MusevOcclusionSettings
 from .rig.overlay import MusevOverlaySettings
-from .sources import MusevSourceSettings
+from .weights.loras import MusevExtraSettings
 
 MAX_VARIATIONS = 16
 
@@ -276,7 +276,8 @@ class MusevPreferences(bpy.types.AddonPreferences):
         if self.engine_url:
             layout.prop(self, "token_file")
         layout.prop(self, "output_folder")
-        from . import menus, models_panel  # which need these settings
+        from . import menus
+        from .weights import models_panel  # which need these settings
 
         models_panel.draw_models(layout, context)
         layout.separator()

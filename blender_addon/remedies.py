@@ -12,14 +12,15 @@ import bpy
 from bpy.props import StringProperty
 from mathutils import Vector
 
-from . import loras, session, strips
+from . import session, strips
 from .engine_link import EngineState
 from .gather import SettingsError
-from .jobs import Job, JobState
+from .making.jobs import Job, JobState
 from .props import preferences
 from .protocol import MIN_SIZE, SIZE_STEP
 from .translations import tr
 from .verbs import Verb, no_scene, refusable
+from .weights import loras
 
 MODEL_IN_WORDS = re.compile(r"musev models download '?([A-Za-z0-9][A-Za-z0-9_.-]*)")
 

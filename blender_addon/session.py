@@ -15,14 +15,16 @@ from pathlib import Path
 
 import bpy
 
-from . import arrivals, job_files, job_inputs, kept, live_picture, placing, shot_record, stack, strips, takes
+from . import strips
 from .captures import CaptureError
 from .client import ConnectionLost, Event
+from .clips import kept, stack, takes
 from .engine_link import EngineLink, EngineState
 from .forecast import Forecast
-from .job_files import Stage
-from .jobs import IN_ENGINE, Job, JobState
-from .live_strip import LiveStrips
+from .making import arrivals, job_files, job_inputs, live_picture, placing
+from .making.job_files import Stage
+from .making.jobs import IN_ENGINE, Job, JobState
+from .making.live_strip import LiveStrips
 from .protocol import (
     Accepted,
     Cancelled,
@@ -40,8 +42,9 @@ from .protocol import (
     Retry,
     Welcome,
 )
-from .shelf import Shelf
+from .shots import shot_record
 from .translations import tr
+from .weights.shelf import Shelf
 
 TICK_S = 0.008  # what a tick may take of Blender's main thread
 

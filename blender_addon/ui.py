@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import blf
 import bpy
 
-from . import gather, live_picture, outlook, pins, presets, props, remedies, session, strips
+from . import gather, outlook, presets, props, remedies, session, strips
+from .clips import pins
 from .engine_link import EngineState
-from .jobs import Job, JobState
+from .making import live_picture
+from .making.jobs import Job, JobState
 from .protocol import ClipRequest
 from .translations import tr
 

@@ -90,7 +90,7 @@ def main() -> int:
     package = "bl_ext.user_default.musev"
     current = importlib.import_module(f"{package}.session").current
     engine_state = importlib.import_module(f"{package}.engine_link").EngineState
-    job_state = importlib.import_module(f"{package}.jobs").JobState
+    job_state = importlib.import_module(f"{package}.making.jobs").JobState
 
     watch.start("open the dancer's scene")
     bpy.ops.wm.open_mainfile(filepath=str(out / "dancer.blend"))

@@ -17,11 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blender_addon import protocol
-from blender_addon.protocol import (
-    Greeting,
-    ProtocolError,
-    Refused,
-)
+from blender_addon.protocol import Greeting, ProtocolError, Refused
 from server.cli_generate import text2video, text2video_arguments, video2video, video2video_arguments
 from server.cli_models import models, models_arguments, plugins, plugins_arguments
 from server.doctor import doctor, doctor_arguments

@@ -145,9 +145,11 @@ def measure(frames: int, size: int, shown: int, folder: Path) -> None:
     bpy.ops.extensions.package_install_files(
         filepath=str(build(folder / "dist")), repo="user_default", enable_on_install=True, overwrite=True
     )
-    from bl_ext.user_default.musev import live_strip, outlook, placing, session, stack
+    from bl_ext.user_default.musev import outlook, session
+    from bl_ext.user_default.musev.clips import stack
     from bl_ext.user_default.musev.engine_link import EngineLink, EngineState
-    from bl_ext.user_default.musev.jobs import JobState
+    from bl_ext.user_default.musev.making import live_strip, placing
+    from bl_ext.user_default.musev.making.jobs import JobState
     from rigs import RIGIFY_METARIG, camera, figure
 
     scene, current = bpy.context.scene, session.current

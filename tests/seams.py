@@ -186,7 +186,7 @@ def measure(
 ) -> tuple[Path, float]:
     """All of one character; returns its clip's take, and that one's median step."""
     scene = artist.open(number)
-    stack, strips = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("stack", "strips"))
+    stack, strips = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("clips.stack", "strips"))
     whole = artist.makes(artist.ops.generate)
     own = steps(whole.take)
     median = float(np.median(own))

@@ -21,7 +21,8 @@ import bpy
 import montage
 import numpy as np
 
-from blender_addon import sources, strips
+from blender_addon import strips
+from blender_addon.footage import sources
 
 VIEWS = ("Standard", "AgX", "Filmic", "Raw")
 SLOW = ("scene_camera",)  # rendered by Cycles: two frames do

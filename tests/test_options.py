@@ -260,7 +260,7 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def tests_of_options() -> dict[str, str]:
+def options_told() -> dict[str, str]:
     here = "tests/test_options.py::test_an_option"
     told = {key: f"`{here}_reaches_the_clip[{key}]`" for key in T2V}
     told |= {key: f"`{here}_of_video2video_reaches_the_clip[{key}]`" for key in V2V}
@@ -272,10 +272,10 @@ def tests_of_options() -> dict[str, str]:
 
 
 def test_the_page_is_complete_and_its_tests_exist():
-    assert PAGE.read_text(encoding="utf-8") == as_markdown(tests_of_options())
-    assert {option.key for option in (*OPTIONS, *OURS)} == tests_of_options().keys()
+    assert PAGE.read_text(encoding="utf-8") == as_markdown(options_told())
+    assert {option.key for option in (*OPTIONS, *OURS)} == options_told().keys()
 
 
 if __name__ == "__main__":
     PAGE.parent.mkdir(exist_ok=True)
-    sys.exit(0 if PAGE.write_text(as_markdown(tests_of_options()), encoding="utf-8") else 1)
+    sys.exit(0 if PAGE.write_text(as_markdown(options_told()), encoding="utf-8") else 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from ..takes import write_whole
+from ..clips.takes import write_whole
 
 VERSION = 1  # of the pictures; another one is another hash
 LIMIT_BYTES = 1 << 30  # of the whole folder; what was used longest ago goes first

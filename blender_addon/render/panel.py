@@ -10,8 +10,9 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, StringProperty
 
-from .. import gather, props, session, strips, takes, ui
+from .. import gather, props, session, strips, ui
 from ..captures import CaptureError
+from ..clips import takes
 from ..translations import tr
 from ..verbs import Verb, no_scene, refusable
 from . import settings as render_settings

@@ -14,8 +14,8 @@ import bpy
 import numpy as np
 
 from ..captures import CaptureError
+from ..footage.scene_copy import MARK, SceneCopy
 from ..rig.camera import cut, find_camera, picture_matrix
-from ..scene_copy import MARK, SceneCopy
 from ..translations import tr
 
 

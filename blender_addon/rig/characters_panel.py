@@ -9,8 +9,9 @@ import bpy
 from bpy.props import EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper, ImportHelper
 
-from .. import strips, takes
+from .. import strips
 from ..captures import CaptureError
+from ..clips import takes
 from ..translations import OURS, tr
 from ..ui import Sidebar, draw_text, line_width
 from ..verbs import Verb, no_scene, refusable

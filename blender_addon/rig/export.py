@@ -16,9 +16,10 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from .. import session, stills, strips, takes
+from .. import session, stills, strips
 from ..captures import CaptureError
-from ..jobs import JobState
+from ..clips import takes
+from ..making.jobs import JobState
 from ..translations import tr
 from .drawing import MIN_VISIBILITY, paint, shapes
 from .pose import PoseCapture

@@ -7,7 +7,8 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
-from .. import strips, takes
+from .. import strips
+from ..clips import takes
 from ..gather import SettingsError, clip_plan, clip_range, takes_root
 from ..props import preferences
 from ..translations import tr

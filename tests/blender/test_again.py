@@ -7,20 +7,10 @@ import json
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import (
-    again,
-    clip_folder,
-    draft,
-    kept,
-    recall,
-    reproduce,
-    stack,
-    stills,
-    strips,
-    takes,
-)
-from bl_ext.user_default.musev.clip_folder import read
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import stills, strips
+from bl_ext.user_default.musev.clips import again, clip_folder, draft, kept, recall, reproduce, stack, takes
+from bl_ext.user_default.musev.clips.clip_folder import read
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import ClipRequest, Done, blob_sha256
 from conftest import pump
 from fake_engine import png

@@ -6,7 +6,7 @@ import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev import alignment, session, ui
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import PoseTrack
 from bl_ext.user_default.musev.rig import people, pose
 from conftest import pump

@@ -8,20 +8,20 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import (
-    clip_folder,
-    contact_sheet,
-    lettering,
-    session,
-    sheet_rows,
-    sheet_verbs,
-    shot_record,
-    stack,
-    stills,
-    takes,
+from bl_ext.user_default.musev import session, stills
+from bl_ext.user_default.musev.clips import clip_folder, stack, takes
+from bl_ext.user_default.musev.making.jobs import JobState
+from bl_ext.user_default.musev.shots import contact_sheet, lettering, sheet_rows, sheet_verbs, shot_record
+from bl_ext.user_default.musev.shots.contact_sheet import (
+    HEADER,
+    MARGIN,
+    PICTURE,
+    ROW,
+    SHORT_ROW,
+    STATES,
+    TEXT,
+    Row,
 )
-from bl_ext.user_default.musev.contact_sheet import HEADER, MARGIN, PICTURE, ROW, SHORT_ROW, STATES, TEXT, Row
-from bl_ext.user_default.musev.jobs import JobState
 from conftest import pump
 from fake_engine import colour
 from montage import read_image

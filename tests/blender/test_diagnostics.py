@@ -10,7 +10,7 @@ from pathlib import Path
 import bpy
 import pytest
 from bl_ext.user_default.musev import diagnostics, session, ui
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.making.jobs import JobState
 from conftest import MODULE, pump
 from test_extension import draw
 from test_generate import finish, generate, refusal, shot  # noqa: F401 (a fixture)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import session, source_panel, strips, ui
+from bl_ext.user_default.musev import session, strips, ui
 from bl_ext.user_default.musev.engine_link import EngineState
-from bl_ext.user_default.musev.jobs import Job, JobState
+from bl_ext.user_default.musev.footage import source_panel
+from bl_ext.user_default.musev.making.jobs import Job, JobState
 from bl_ext.user_default.musev.protocol import ClipRequest
 from conftest import MODULE, ROOT, USER
 from montage import Montage

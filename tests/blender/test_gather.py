@@ -6,7 +6,7 @@ import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev import protocol
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.making.jobs import JobState
 from conftest import pump
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)
 

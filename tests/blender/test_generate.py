@@ -7,9 +7,10 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import session, stills, strips, takes
+from bl_ext.user_default.musev import session, stills, strips
+from bl_ext.user_default.musev.clips import takes
 from bl_ext.user_default.musev.engine_link import EngineState
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import Pictures
 from bl_ext.user_default.musev.rig import people as rig_people
 from bl_ext.user_default.musev.rig import pose

@@ -6,7 +6,8 @@ import csv
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import licences, stack, stack_panel, strips, takes
+from bl_ext.user_default.musev import licences, strips
+from bl_ext.user_default.musev.clips import stack, stack_panel, takes
 from test_extension import draw
 from test_generate import refusal
 from test_stack import make_take

@@ -10,8 +10,10 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import live_frames, live_strip, stack, stills, strips, takes
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import stills, strips
+from bl_ext.user_default.musev.clips import stack, takes
+from bl_ext.user_default.musev.making import live_frames, live_strip
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import ClipRequest, Preview
 from conftest import pump
 from fake_engine import colour, png

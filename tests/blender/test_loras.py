@@ -6,19 +6,11 @@ import json
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import (
-    gather,
-    lora_panel,
-    loras,
-    outlook,
-    recall,
-    remedies,
-    reproduce,
-    shot,
-    stack,
-    takes,
-)
+from bl_ext.user_default.musev import gather, outlook, remedies
+from bl_ext.user_default.musev.clips import recall, reproduce, stack, takes
 from bl_ext.user_default.musev.protocol import LoraChoice
+from bl_ext.user_default.musev.shots import shot
+from bl_ext.user_default.musev.weights import lora_panel, loras
 from conftest import pump
 from test_extension import Layout
 from test_generate import refusal

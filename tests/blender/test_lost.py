@@ -10,9 +10,11 @@ from pathlib import Path
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import job_files, kept, session, takes, ui
+from bl_ext.user_default.musev import session, ui
+from bl_ext.user_default.musev.clips import kept, takes
 from bl_ext.user_default.musev.engine_link import EngineState
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.making import job_files
+from bl_ext.user_default.musev.making.jobs import JobState
 from conftest import MODULE, pump
 from test_extension import draw
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)

@@ -6,8 +6,9 @@ import os
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import model_add, models, session, shelf
+from bl_ext.user_default.musev import session
 from bl_ext.user_default.musev.protocol import blob_sha256
+from bl_ext.user_default.musev.weights import model_add, models, shelf
 from conftest import pump
 from test_generate import refusal
 from test_models import done, preferences, rows

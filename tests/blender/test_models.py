@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import models, models_panel, session, shelf
+from bl_ext.user_default.musev import session
+from bl_ext.user_default.musev.weights import models, models_panel, shelf
 from conftest import MODULE, pump
 from test_extension import Layout
 from test_generate import refusal

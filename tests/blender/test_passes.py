@@ -10,8 +10,8 @@ import bpy
 import numpy as np
 import pytest
 from analytic import VIEWS, View, plane, read_png, sphere
-from bl_ext.user_default.musev import scene_copy
 from bl_ext.user_default.musev.captures import CaptureError
+from bl_ext.user_default.musev.footage import scene_copy
 from bl_ext.user_default.musev.protocol import ClipRequest, Control, Pictures
 from bl_ext.user_default.musev.render import exr, pictures
 from bl_ext.user_default.musev.render.passes import RenderCapture, Wanted

@@ -6,7 +6,8 @@ import bpy
 import montage
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import pin_verbs, pins, stack, strips
+from bl_ext.user_default.musev import strips
+from bl_ext.user_default.musev.clips import pin_verbs, pins, stack
 from bl_ext.user_default.musev.protocol import blob_sha256
 from test_extension import draw
 from test_generate import all_strips, refusal, shot  # noqa: F401 (a fixture)

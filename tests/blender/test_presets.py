@@ -6,7 +6,8 @@ from pathlib import Path
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import loras, presets, ui
+from bl_ext.user_default.musev import presets, ui
+from bl_ext.user_default.musev.weights import loras
 from conftest import USER
 from test_extension import Layout
 from test_generate import refusal

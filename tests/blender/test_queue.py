@@ -10,9 +10,11 @@ from pathlib import Path
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import job_files, live_picture, outlook, session, stack, takes, ui
+from bl_ext.user_default.musev import outlook, session, ui
+from bl_ext.user_default.musev.clips import stack, takes
 from bl_ext.user_default.musev.engine_link import EngineState
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.making import job_files, live_picture
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import AskEstimate
 from conftest import MODULE, pump
 from fake_engine import colour

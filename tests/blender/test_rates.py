@@ -8,8 +8,9 @@ from fractions import Fraction
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import gather, protocol, strips, takes, ui
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import gather, protocol, strips, ui
+from bl_ext.user_default.musev.clips import takes
+from bl_ext.user_default.musev.making.jobs import JobState
 from conftest import pump
 from test_extension import draw
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)

@@ -8,19 +8,9 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import (
-    pin_verbs,
-    pins,
-    redo,
-    redo_verbs,
-    session,
-    stack,
-    stills,
-    strips,
-    takes,
-    ui,
-)
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import session, stills, strips, ui
+from bl_ext.user_default.musev.clips import pin_verbs, pins, redo, redo_verbs, stack, takes
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import blob_sha256
 from conftest import pump
 from fake_engine import colour

@@ -8,7 +8,7 @@ import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev import remedies, session, ui
-from bl_ext.user_default.musev.jobs import Job, JobState
+from bl_ext.user_default.musev.making.jobs import Job, JobState
 from bl_ext.user_default.musev.protocol import ClipRequest, Problem
 from bl_ext.user_default.musev.rig import people, pose
 from conftest import MODULE, pump

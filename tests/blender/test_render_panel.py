@@ -11,7 +11,7 @@ import pytest
 from analytic import FRONT, View, read_png, sphere
 from bl_ext.user_default.musev import strips
 from bl_ext.user_default.musev.captures import CaptureError
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import Pictures
 from bl_ext.user_default.musev.render import panel
 from bl_ext.user_default.musev.render import settings as render_settings

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import bpy
-from bl_ext.user_default.musev import session, stack
+from bl_ext.user_default.musev import session
+from bl_ext.user_default.musev.clips import stack
 from conftest import MODULE, ROOT
 from scripting_page import MARK, PAGE, generated
 from test_stack import the_strip

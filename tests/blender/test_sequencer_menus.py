@@ -7,8 +7,9 @@ import sys
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import menus, stack
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import menus
+from bl_ext.user_default.musev.clips import stack
+from bl_ext.user_default.musev.making.jobs import JobState
 from conftest import MODULE, pump
 from montage import Montage
 from test_extension import Layout

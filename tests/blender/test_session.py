@@ -7,7 +7,7 @@ import uuid
 import bpy
 import pytest
 from bl_ext.user_default.musev import session
-from bl_ext.user_default.musev.jobs import Job, JobState
+from bl_ext.user_default.musev.making.jobs import Job, JobState
 from bl_ext.user_default.musev.protocol import ClipRequest
 from conftest import MODULE
 from test_generate import finish, generate, shot  # noqa: F401 (a fixture)

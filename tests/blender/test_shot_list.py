@@ -9,24 +9,15 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import (
-    forecast,
-    job_inputs,
-    kept,
-    loras,
-    session,
-    shot,
-    shot_list,
-    shot_record,
-    shot_verbs,
-    stack,
-    strips,
-    takes,
-)
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import forecast, session, strips
+from bl_ext.user_default.musev.clips import kept, stack, takes
+from bl_ext.user_default.musev.making import job_inputs
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import MAX_FRAMES, Estimate, PoseTrack
 from bl_ext.user_default.musev.rig import people as rig_people
 from bl_ext.user_default.musev.rig import pose
+from bl_ext.user_default.musev.shots import shot, shot_list, shot_record, shot_verbs
+from bl_ext.user_default.musev.weights import loras
 from conftest import pump
 from montage import Montage, strips_of
 from rigs import RIGIFY_METARIG, camera, figure

@@ -10,7 +10,8 @@ import bpy
 import montage
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import captures, scene_copy, sources, stills, strips
+from bl_ext.user_default.musev import captures, stills, strips
+from bl_ext.user_default.musev.footage import scene_copy, sources
 from bl_ext.user_default.musev.protocol import ClipRequest, Control, Pictures, blob_sha256
 from montage import HEIGHT, KINDS, LENGTH, WIDTH, Montage
 

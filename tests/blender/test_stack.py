@@ -11,8 +11,9 @@ import bpy
 import montage
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import clip_folder, stack, stack_panel, stills, strips, takes
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import stills, strips
+from bl_ext.user_default.musev.clips import clip_folder, stack, stack_panel, takes
+from bl_ext.user_default.musev.making.jobs import JobState
 from test_extension import draw
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)
 
@@ -535,7 +536,7 @@ def test_what_cant_be_recalled_is_named(project):
     record = takes.read_sidecar(take)
     record["inputs"] = {"still_source": "gone.png", "people": [{"name": "Nobody"}], "camera": "Lost"}
     takes.write_sidecar(take, record)
-    from bl_ext.user_default.musev import recall
+    from bl_ext.user_default.musev.clips import recall
 
     settings = bpy.context.scene.musev
     left = "; ".join(recall.recall(settings, stack.read(the_strip()).take(take.name)))

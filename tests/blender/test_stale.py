@@ -9,22 +9,12 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import (
-    clip_folder,
-    loras,
-    motion,
-    session,
-    stack,
-    stack_panel,
-    stale,
-    stale_badge,
-    stale_rig,
-    stale_watch,
-    strips,
-    takes,
-)  # fmt: skip
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import session, strips  # fmt: skip
+from bl_ext.user_default.musev.clips import clip_folder, stack, stack_panel, takes
+from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.rig import leads
+from bl_ext.user_default.musev.staleness import motion, stale, stale_badge, stale_rig, stale_watch
+from bl_ext.user_default.musev.weights import loras
 from rigs import RIGIFY_METARIG, figure
 from test_extension import draw
 from test_generate import all_strips, finish, generate, refusal, shot  # noqa: F401 (a fixture)

@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 import bpy
-from bl_ext.user_default.musev import stack, strips
-from bl_ext.user_default.musev.jobs import JobState
+from bl_ext.user_default.musev import strips
+from bl_ext.user_default.musev.clips import stack
+from bl_ext.user_default.musev.making.jobs import JobState
 from conftest import pump
 from test_generate import all_strips, finish, generate, shot  # noqa: F401 (a fixture)
 

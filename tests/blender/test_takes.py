@@ -6,7 +6,7 @@ import errno
 import os
 
 import pytest
-from bl_ext.user_default.musev import takes
+from bl_ext.user_default.musev.clips import takes
 
 
 def test_every_take_is_a_new_folder(tmp_path):

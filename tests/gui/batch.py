@@ -25,7 +25,7 @@ def night(driver: Driver) -> Steps:
     yield from driver.show("shots_no_engine")
     yield from connect(driver, "fail_some")
     driver.step("the panel tells what would be made")
-    told = ours("shot_list").told
+    told = ours("shots.shot_list").told
     yield from driver.until(lambda: "about" in told(driver.scene, True).sentence, "the time is told", 20)
     yield from driver.show("shots_told")
     driver.step("press Generate Each")
@@ -37,7 +37,7 @@ def night(driver: Driver) -> Steps:
     yield from driver.show("shots_made")
 
     driver.step("press Contact Sheet: it is drawn a little at a time and opens in a window of its own")
-    drawing, slowest = ours("sheet_verbs").current, ours("sheet_verbs").current.slowest_s
+    drawing, slowest = ours("shots.sheet_verbs").current, ours("shots.sheet_verbs").current.slowest_s
     windows = len(bpy.context.window_manager.windows)
     yield from driver.press("musev.contact_sheet(of='LIST'")
     yield from driver.until(lambda: drawing.work is not None, "it is being drawn", 10)

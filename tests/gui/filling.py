@@ -37,11 +37,11 @@ def filling(driver: Driver) -> Steps:
     timeline = driver.region("WINDOW")
     yield from driver.move(timeline.x + timeline.width // 2, timeline.y + timeline.height // 2)
     yield from driver.key("G", "g")
-    driver.check("let go" in ours("placing").why_untouched(), "strips that are held are left alone")
+    driver.check("let go" in ours("making.placing").why_untouched(), "strips that are held are left alone")
     channel = strip(driver).channel
     yield from driver.move(driver.mouse[0], driver.mouse[1] + 120)
     yield from driver.key("RET")
-    yield from driver.until(lambda: not ours("placing").why_untouched(), "the strip is let go", 10)
+    yield from driver.until(lambda: not ours("making.placing").why_untouched(), "the strip is let go", 10)
     driver.fact("channel before and after", (channel, strip(driver).channel))
 
     driver.step("undo, undo, redo with the keys: there is one strip, and it goes on")

@@ -142,7 +142,7 @@ def strip(driver: Driver):
 
 
 def shown_take(driver: Driver) -> str:
-    return ours("stack").shown(strip(driver)).name
+    return ours("clips.stack").shown(strip(driver)).name
 
 
 def files_of(driver: Driver) -> list[str]:

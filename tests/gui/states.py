@@ -148,7 +148,7 @@ def takes(driver: Driver) -> Steps:
     yield from driver.key("RET")
     yield from driver.key("RET")
     yield from driver.until(
-        lambda: ours("stack").read(strip(driver)).take("2").mark.label == "arms higher",
+        lambda: ours("clips.stack").read(strip(driver)).take("2").mark.label == "arms higher",
         "the take has its label",
         5,
     )
@@ -165,11 +165,11 @@ def takes(driver: Driver) -> Steps:
     yield from driver.turns(10)
     driver.picture("prune_dialog")
     yield from driver.key("RET")
-    clip = ours("stack").read(strip(driver)).folder
-    yield from driver.until(lambda: ours("clip_folder").removed(clip), "the middle take is removed", 5)
+    clip = ours("clips.stack").read(strip(driver)).folder
+    yield from driver.until(lambda: ours("clips.clip_folder").removed(clip), "the middle take is removed", 5)
     yield from driver.show("pruned")
     yield from driver.press("musev.takes_restore(")
-    yield from driver.until(lambda: not ours("clip_folder").removed(clip), "it is back", 5)
+    yield from driver.until(lambda: not ours("clips.clip_folder").removed(clip), "it is back", 5)
 
     driver.step("a draft, its final, and that again")
     driver.scene.musev.draft.use = True

@@ -1,0 +1,1 @@
+"""Strips as a clip's source: the frames that the viewer shows, from a copy of the scene."""

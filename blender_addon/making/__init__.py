@@ -1,0 +1,1 @@
+"""Clips on their way: what they are, where they stand, what is seen of them."""

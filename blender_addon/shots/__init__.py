@@ -1,0 +1,1 @@
+"""Many clips as one batch, and the sheet that shows what became of them."""

@@ -1,0 +1,1 @@
+"""Whether what a take was made from has changed since."""

@@ -1,0 +1,1 @@
+"""The models that the engine has: told, fetched, added, and the LoRAs of a clip."""
