@@ -6,7 +6,7 @@ bone's head or tail: plain arithmetic on the camera's lens, sensor and shift. Pr
 to stderr. `--blend FILE` measures every armature of a file instead.
 
 max_px_error: at 1920 x 1080. cost_ratio: reading a 60-bone character over bare `scene.frame_set` of the same frames,
-the medians of many short stretches that take turns; cost_ratio_in_ticks: the same in ticks of 8 ms, each of which also
+the medians of many readings that take turns; cost_ratio_in_ticks: the same in ticks of 8 ms, each of which also
 steps back to the artist's frame. longest_tick_ms: of ticks that read more than one frame; longest_single_step_ms: of
 those that read just one; both by the clock, so that other work on the machine shows; longest_tick_cpu_ms: without it.
 swaps: points nearer to their mirror's place than to their own. lost: points seen here and not there.
@@ -204,29 +204,28 @@ def real_rigify(generated: bool):
 def cost_ratios(frames: range, repeats: int = 25) -> tuple[float, float, int]:
     """Reading a character of 60 bones over bare stepping, in one go and in ticks, and how many bones it has.
 
-    Short stretches of all three take turns, so that whatever else the machine does falls on all alike.
+    All three take turns, so that whatever else the machine does falls on all alike.
     """
     scene, size = fresh("perspective", frames)
     rig = rigs.figure(rigs.mixamo(), "Dancer", face=True, hands=True)
     rigs.wave(rig, frames)
     person = people.resolve(rig)
 
-    def step(stretch: range) -> None:
-        for frame in stretch:
+    def step() -> None:
+        for frame in frames:
             scene.frame_set(frame)
 
     ways = {
         "bare": step,
-        "in one go": lambda stretch: pose.keypoints(scene, (person,), None, *size, stretch),
-        "in ticks": lambda stretch: read(scene, person, stretch, size),
+        "in one go": lambda: pose.keypoints(scene, (person,), None, *size, frames),
+        "in ticks": lambda: read(scene, person, frames, size),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
-        for first in range(0, len(frames), 50):
-            for way, do in ways.items():
-                started = time.perf_counter()
-                do(frames[first : first + 50])
-                seconds[way].append(time.perf_counter() - started)
+        for way, do in ways.items():
+            started = time.perf_counter()
+            do()
+            seconds[way].append(time.perf_counter() - started)
     bare, go, ticks = (statistics.median(values) for values in seconds.values())
     return go / bare, ticks / bare, len(rig.data.bones)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import bpy
 import numpy as np
@@ -22,7 +22,7 @@ from .face_mesh import FaceMesh
 from .known_maps import BY_TITLE, KNOWN
 from .maps import FINGER_POINTS, Hook, Match, Names, RigMap, best, from_json, lay, told
 from .rest import Rest
-from .skeleton import FACE, INDEX, NAMES
+from .skeleton import FACE, INDEX, NAMES, NECK, SHOULDERS
 
 NO_PLACE = 0x7FFFFFFF  # what Blender fills a persistent id up with
 
@@ -65,6 +65,37 @@ class Person:
     faces: tuple[FaceMesh, ...] = ()
     given: tuple[int, ...] = ()
     follow: np.ndarray | None = None
+
+    # What every reading of the person needs, worked out once.
+
+    @cached_property
+    def carrier(self) -> int:
+        """The bone that most points hang on."""
+        return int(np.bincount(self.rows).argmax())
+
+    @cached_property
+    def apart(self) -> np.ndarray:
+        """The points that hang on other bones."""
+        return np.flatnonzero(self.rows != self.carrier)
+
+    @cached_property
+    def in_order(self) -> np.ndarray:
+        """(130,): of each point, where it stands among those apart, followed by the carrier's."""
+        return np.argsort(np.concatenate([self.apart, np.flatnonzero(self.rows == self.carrier)]))
+
+    @cached_property
+    def offsets_apart(self) -> np.ndarray:
+        """(n, 1, 4) float32."""
+        return self.offsets[self.apart, None].astype(np.float32)
+
+    @cached_property
+    def offsets_carried(self) -> np.ndarray:
+        """(130 - n, 4) float32."""
+        return self.offsets[self.rows == self.carrier].astype(np.float32)
+
+    @cached_property
+    def neck_between_shoulders(self) -> bool:
+        return not self.offsets[NECK, 3] and bool(self.offsets[SHOULDERS, 3].all())
 
 
 # --- where a person's points hang -----------------------------------------------------------------
