@@ -165,7 +165,7 @@ class MUSEV_OT_generate(Verb, bpy.types.Operator):
 class MUSEV_OT_apply_remedy(Verb, bpy.types.Operator):
     bl_idname = "musev.apply_remedy"
     bl_label = "Make It Fit"
-    bl_description = "Change the settings so that the clip fits into the memory"
+    bl_description = "Change the settings to these, with which the clip can be made"
     bl_options = {"REGISTER", "UNDO", "INTERNAL"}
 
     changes: StringProperty(

@@ -72,8 +72,8 @@ class MUSEV_PT_prompt_track(ui.Sidebar, bpy.types.Panel):
             ui.draw_text(layout, str(problem), width, "ERROR")
             return
         ui.draw_text(layout, track.sentence or tr("0 prompts over the clip"), width, "TEXT")
-        for span in track.spans:
-            where = tr("{first} to {last}: ", first=span.first, last=span.last)
+        for span, (first, last) in zip(track.spans, track.lie, strict=True):
+            where = tr("{first} to {last}: ", first=first, last=last)
             layout.label(
                 text=where + textwrap.shorten(span.text, max(width - len(where), 8), placeholder="…")
             )

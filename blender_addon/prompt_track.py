@@ -30,10 +30,12 @@ class MusevPromptSettings(bpy.types.PropertyGroup):
 
 @dataclass(frozen=True)
 class Track:
-    """What a clip's text strips ask for. spans: in generated frames, one for each strip, by where they begin. unseen:
-    the names of strips so short that no frame is generated under them."""
+    """What a clip's text strips ask for. spans: in generated frames, one for each strip, by where they begin. lie: the
+    first and last frame of the timeline that each is seen on. unseen: the names of strips so short that no frame is
+    generated under them."""
 
     spans: tuple[PromptSpan, ...] = ()
+    lie: tuple[tuple[int, int], ...] = ()
     unseen: tuple[str, ...] = ()
 
     @property
@@ -68,16 +70,17 @@ def read(scene: bpy.types.Scene, settings: MusevPromptSettings, when: timing.Pla
     times = [
         min(time, shown_last) for time in when.times
     ]  # one may be generated for after the last one shown
-    spans, unseen = [], []
+    spans, lie, unseen = [], [], []
     found = [strip for strip in strips.top_strips(scene) if strip.channel in on and is_prompt(strip)]
     for strip in sorted(found, key=lambda strip: (strips.span(strip), strip.channel)):
         start, end = strips.span(strip)
         under = [number for number, time in enumerate(times) if start <= time < end]
         if under:
             spans.append(PromptSpan(under[0], under[-1], strip.text.strip()))
+            lie.append((max(start, when.start), min(end - 1, shown_last)))
         elif start <= shown_last and end > when.start:
             unseen.append(strip.name)
-    return Track(tuple(spans), tuple(unseen))
+    return Track(tuple(spans), tuple(lie), tuple(unseen))
 
 
 def channel_for(scene: bpy.types.Scene, beginning: str, start: int, end: int) -> int:

@@ -74,6 +74,10 @@ def for_settings(context: bpy.types.Context) -> list[Button]:
     if scene is None:
         return [BY_CODE["no_scene"]]
     settings, buttons = scene.musev, []
+    if settings.width % SIZE_STEP or settings.height % SIZE_STEP:
+        width, height = (-(-side // SIZE_STEP) * SIZE_STEP for side in (settings.width, settings.height))
+        changes = {"changes": f"width={width} height={height}"}
+        buttons.append(Button("musev.apply_remedy", f"{width} x {height}", "CHECKMARK", changes))
     if session.current.engine.state is EngineState.OFF:
         buttons.append(START)
     if settings.mode == "pose":

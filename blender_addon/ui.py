@@ -118,7 +118,8 @@ class MUSEV_PT_engine(Sidebar, bpy.types.Panel):
             box = layout.box()
             box.alert = True
             draw_text(box, engine.problem, line_width(context), "ERROR")
-        for line in engine.client.menus.left_out if engine.client.menus else ():
+        menus = engine.client.menus if engine.state is EngineState.ON else None
+        for line in menus.left_out if menus else ():
             draw_text(layout, tr("Left out: {line}", line=line), line_width(context), "UNLINKED")
 
 

@@ -251,6 +251,9 @@ class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
         except takes.TakeError as problem:
             ui.draw_text(layout, str(problem), width, "ERROR")
             return
+        if not take.finished:
+            ui.draw_text(layout, take.problem, width)
+            return
         inputs = take.record.get("inputs")
         if isinstance(inputs, dict) and isinstance(inputs.get(draft.KEY), dict):
             whole = inputs[draft.KEY]
@@ -262,7 +265,9 @@ class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
                 ui.draw_text(layout, time, width)
         layout.operator("musev.reproduce", icon="FILE_REFRESH").inputs = "KEPT"
         count, size = kept.size(take.record)
-        ui.draw_text(layout, tr("Inputs kept: {count}, {size:.1f} MB", count=count, size=size / 1e6), width)
+        if count:
+            said = tr("Its inputs are kept: {count} files, {size:.1f} MB", count=count, size=size / 1e6)
+            ui.draw_text(layout, said, width)
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import bpy
 
-from .. import gather, session, strips, ui
+from .. import gather, strips, ui
 from ..translations import tr
 from ..verbs import Verb, no_scene, refusable
 from . import pins, stack
-from .stack_verbs import StackOperator
+from .stack_verbs import StackOperator, unfinished
 
 
 class PinOperator(StackOperator):
@@ -16,12 +16,10 @@ class PinOperator(StackOperator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        if why := super().why_not(context):
+        if why := unfinished(context):
             return why
         scene = strips.shown_scene(context)
         strip, frame = stack.active(scene), scene.frame_current
-        if any(job.take == stack.shown(strip) and not job.ended for job in session.current.jobs):
-            return tr("The strip shows a clip in the making; wait until it is finished")
         (start, end) = strips.span(strip)
         if not start <= frame < end:
             return tr(

@@ -14,7 +14,7 @@ from ..props import preferences
 from ..translations import tr
 from ..verbs import Verb, no_engine, no_scene, refusable
 from . import redo, splice, stack
-from .stack_verbs import no_takes
+from .stack_verbs import unfinished
 
 DIRECTIONS = (
     ("AFTER", "After", "New frames after the last one"),
@@ -57,7 +57,7 @@ class RedoOperator(Verb):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        return no_takes(context) or no_engine()
+        return unfinished(context) or no_engine()
 
     def seeds(self, scene: bpy.types.Scene, strip) -> tuple[int, int | None]:
         """The seed, and that of the noise which the frames share with those around them."""

@@ -159,7 +159,7 @@ class MUSEV_PT_takes(ui.Sidebar, bpy.types.Panel):
             ui.draw_text(
                 layout,
                 tr(
-                    "{count} takes lie in {folder}/{removed}",
+                    "Removed takes in {folder}/{removed}: {count}",
                     count=len(gone),
                     folder=clip.folder.name,
                     removed=takes.REMOVED,

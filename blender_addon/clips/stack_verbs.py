@@ -33,6 +33,15 @@ def no_takes(context: bpy.types.Context) -> str:
     return "" if there else tr("The active strip shows no takes; choose a strip that MuseV made")
 
 
+def unfinished(context: bpy.types.Context) -> str:
+    """A reason for `why_not`: there is no strip of ours, or its shown take is still in the making."""
+    if why := no_takes(context):
+        return why
+    shown = stack.shown(stack.active(strips.shown_scene(context)))
+    making = any(job.take == shown and not job.ended for job in session.current.jobs)
+    return tr("The strip shows a clip in the making; wait until it is finished") if making else ""
+
+
 class StackOperator(Verb):
     """An operator on the active strip's takes."""
 

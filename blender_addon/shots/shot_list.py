@@ -115,6 +115,8 @@ def _another_take(scene: bpy.types.Scene, strip, new_seeds: bool) -> Shot:
     """One more take as the shown one was asked for, from the scene as it is now. Raises REFUSALS."""
     clip = stack.read(strip)
     take = clip.take(stack.shown(strip).name)
+    if not take.finished:
+        raise SettingsError(tr("The strip shows a clip in the making; wait until it is finished"))
     settings = AsIf(scene.musev)
     lost = [line for line in recall.recall(settings, take) if not isinstance(line, recall.Aside)]
     if lost:

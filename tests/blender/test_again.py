@@ -90,7 +90,7 @@ def test_inputs_are_kept_once_and_told(engine, shot):  # noqa: F811
     sizes = sum(path.stat().st_size for path in folder.iterdir())
     assert kept.size(takes.read_sidecar(second.take)) == (2, sizes)
     assert [take.name for take in read(first.take.parent).takes] == ["take_001", "take_002"]
-    assert "Inputs kept: 2," in " ".join(draw(again.MUSEV_PT_take_again))
+    assert "Its inputs are kept: 2 files," in " ".join(draw(again.MUSEV_PT_take_again))
 
 
 def test_a_take_that_comes_out_as_it_was_is_bit_equal(engine, shot):  # noqa: F811

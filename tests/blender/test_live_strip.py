@@ -15,6 +15,7 @@ from bl_ext.user_default.musev.clips import stack, takes
 from bl_ext.user_default.musev.making import live_frames, live_strip
 from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import ClipRequest, Preview
+from bl_ext.user_default.musev.shots import shot_list
 from conftest import pump
 from fake_engine import colour, png
 from test_generate import all_strips, finish, generate
@@ -62,6 +63,16 @@ def still_there(current, job) -> list[str]:
     """What lies in the clip's folder that isn't the take's."""
     pump(lambda: not current.live.busy)
     return sorted(path.name for path in job.take.parent.iterdir() if path.suffix != ".lock")
+
+
+def test_what_is_not_finished_is_not_redone_extended_or_pinned(half_made):
+    current, job = half_made
+    verbs = (bpy.ops.musev.redo_range, bpy.ops.musev.extend, bpy.ops.musev.pin_frame)
+    assert not any(verb.poll() for verb in verbs)
+    (refused,) = shot_list.told(bpy.context.scene, True).refused
+    assert "wait until it is finished" in refused[1]
+    current.cancel(job.id)
+    pump(lambda: job.ended)
 
 
 # --- the strip ------------------------------------------------------------------------------------

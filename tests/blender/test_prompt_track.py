@@ -107,7 +107,7 @@ def test_the_panel_says_what_there_is(scene):
     for k, words in enumerate(("a hill", "the sea", "a town")):
         text(scene, words, 10 + 5 * k, 15 + 5 * k)
     said = draw(prompt_panel.MUSEV_PT_prompt_track)
-    assert "3 prompts" in said and "5 to 9: the sea" in said
+    assert "3 prompts" in said and "15 to 19: the sea" in said
     scene.musev.range = "PREVIEW"
     assert "preview range is off" in " ".join(draw(prompt_panel.MUSEV_PT_prompt_track))
 

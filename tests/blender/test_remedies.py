@@ -56,6 +56,15 @@ def test_each_button_goes_when_it_has_done_its_work(unsaved, engine, tmp_path):
     assert wanting() == [] and finish(generate(session.current)).state is JobState.DONE
 
 
+def test_a_size_that_is_no_multiple_has_the_next_one_as_a_button(engine, shot):  # noqa: F811
+    engine()
+    shot.width, shot.height = 100, 64
+    (button,) = remedies.for_settings(bpy.context)
+    assert button.text == "104 x 64" and "musev.apply_remedy" in draw(ui.MUSEV_PT_clip)
+    bpy.ops.musev.apply_remedy(**button.properties)
+    assert (shot.width, shot.height) == (104, 64) and remedies.for_settings(bpy.context) == []
+
+
 def test_the_buttons_stand_in_the_panel(unsaved, monkeypatch):
     assert {"musev.engine_start", "musev.characters_find", "wm.save_as_mainfile"} <= set(
         draw(ui.MUSEV_PT_clip)

@@ -286,7 +286,7 @@ def test_pruning_keeps_the_starred_and_all_that_are_shown(project):
     ]
     assert clip_folder.removed(clip) == ["take_003", "take_005"]
     assert {"musev.takes_restore"} <= set(draw(stack_panel.MUSEV_PT_takes))
-    assert "2 takes lie in Rain/_removed" in " ".join(draw(stack_panel.MUSEV_PT_takes))
+    assert "Removed takes in Rain/_removed: 2" in " ".join(draw(stack_panel.MUSEV_PT_takes))
     assert bpy.ops.musev.takes_prune() == {"CANCELLED"}
     assert takes.next_take(clip).name == "take_007"
     bpy.ops.musev.takes_restore()

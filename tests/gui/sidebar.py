@@ -140,6 +140,7 @@ class Sidebar:
         """Clicks where nothing is to be pressed; returns whether that opened a panel."""
         yield from self.open_now()
         yield from self.move(x, y)
+        yield from self.turns(5)  # a busy Blender tells late what the mouse is over
         if self.under_mouse():  # what was drawn has moved since
             return False
         before = set(self.drawn)

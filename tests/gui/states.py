@@ -153,7 +153,7 @@ def takes(driver: Driver) -> Steps:
         5,
     )
     driver.step("compare two side by side, and as a wipe")
-    yield from driver.press('musev.take_compare(take="take_001"', 0.36)
+    yield from driver.press("musev.take_compare(take=\"take_001\", kind='SIDE'", 0.36)
     yield from driver.show("compare_side", whole=True)
     yield from driver.press("musev.take_compare_end(")
     yield from driver.press("musev.take_compare(take=\"take_001\", kind='WIPE'", 0.45)
