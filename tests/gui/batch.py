@@ -18,10 +18,7 @@ def night(driver: Driver) -> Steps:
         name = words or "no words"
         strips.place_text(driver.scene, name, words, 1 + number % 2, start, start + 6).select = True
     yield from driver.turns(10)
-    region = driver.region()
-    yield from driver.click(region.x + 34, driver.lowest(region) + 14)  # the last header
-    yield from driver.open_now()
-    driver.check({"MUSEV_PT_shots", "MUSEV_PT_sheets"} <= driver.drawn, f"Shot List is open: {driver.drawn}")
+    yield from driver.open_panels("MUSEV_PT_shots", "MUSEV_PT_sheets")
     yield from driver.show("shots_no_engine")
     yield from connect(driver, "fail_some")
     driver.step("the panel tells what would be made")
