@@ -97,12 +97,17 @@ def clip_plan(
     return timing.plan(start, end - start, fps, rate, settings.between)
 
 
-def image_capture(settings: MusevSettings) -> stills.ImageCapture | None:
-    """What reads the reference still, where it is an image data-block. Raises StillError."""
+def image_capture(settings: MusevSettings, result: str, origin: dict) -> stills.ImageCapture | None:
+    """What reads the reference still, where it is an image data-block, and notes in `origin` what it was. result: of
+    the request. Raises StillError."""
     if settings.still_source != "IMAGE" or settings.still_image is None:
         return None
     stills.check(settings.still_image)
-    return stills.ImageCapture(settings.still_image.name_full, settings.width, settings.height)
+    return stills.ImageCapture(
+        settings.still_image.name_full, settings.width, settings.height,
+        fitted=result != "clip",  # it is then shown under pictures of that size
+        note=lambda image: origin.update(still=origins.picture(image)),
+    )  # fmt: skip
 
 
 def still_capture(
@@ -297,10 +302,9 @@ def clip_job(
     folder = shot.folder if shot else folder
     captures: list[Capture] = []
     still, about[origins.KEY] = None, {"start": when.start} | origins.told(shot)
-    if mode != "text" and (picture := image_capture(settings)):
+    if mode != "text" and (picture := image_capture(settings, result, about[origins.KEY])):
         still, about["still_source"] = TO_COME, settings.still_image.name
         captures.append(picture)
-        about[origins.KEY]["still"] = origins.picture(settings.still_image)
     elif mode != "text" and (reading := still_capture(scene, settings, shot.still_at if shot else None)):
         still, about["still_source"] = TO_COME, f"{settings.still_strip}, frame {reading.times[0]:g}"
         captures.append(reading)

@@ -22,6 +22,7 @@ class Rest:
 
     def __init__(self, bones, hooks: Mapping[str, Hook]) -> None:
         self.bones, self.hooks = bones, dict(hooks)
+        self._into: dict[str, np.ndarray] = {}  # (4, 4) from the armature's space into a bone's
 
     def in_bone(self, hook: Hook) -> np.ndarray:
         """(4,): the hook's place in its bone's space, homogeneous."""
@@ -36,7 +37,9 @@ class Rest:
 
     def hang(self, point: str, bone: str, place: np.ndarray) -> None:
         """Hangs the point on the bone, at a place (3,) of the armature at rest."""
-        inside = np.linalg.inv(np.array(self.bones[bone].matrix_local)) @ (*place, 1.0)
+        if bone not in self._into:  # most of a face hangs on one
+            self._into[bone] = np.linalg.inv(np.array(self.bones[bone].matrix_local))
+        inside = self._into[bone] @ (*place, 1.0)
         self.hooks[point] = Hook(bone, 0.0, tuple(inside[:3]))
 
     def _middle(self, limb: str) -> np.ndarray | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
+from .. import stills
 from ..protocol import ClipRequest
 from ..rig.people import Person
 from ..rig.pose import PoseCapture
@@ -139,8 +140,8 @@ _files: dict[Path, tuple[tuple, str]] = {}  # what a file looked like, and what 
 
 
 def picture(image: bpy.types.Image) -> dict:
-    """What a picture is: {"file": a sum of the file that it shows, None where it shows none, "pixels": a sum of these,
-    "painted": whether it is otherwise than its file}."""
+    """What a picture is: {"file": a sum of the file that it shows, None where it shows none, "pixels": a sum of these
+    where they are few, "painted": whether it is otherwise than its file}."""
     return {"file": _shown_file(image), "pixels": _summed(image), "painted": image.is_dirty}
 
 
@@ -149,8 +150,8 @@ def shows(image: bpy.types.Image, was: dict) -> bool | None:
     file = _shown_file(image)
     if file is not None and file == was.get("file"):
         return True
-    if was.get("pixels") and image.size[0] * image.size[1] <= MAX_SUMMED:
-        return was["pixels"] == _summed(image)
+    if was.get("pixels") and (pixels := _summed(image)) is not None:
+        return was["pixels"] == pixels
     if file is not None and was.get("file"):
         return False
     return False if image.is_dirty and not was.get("painted") else None
@@ -159,16 +160,22 @@ def shows(image: bpy.types.Image, was: dict) -> bool | None:
 def appearance(image: bpy.types.Image) -> tuple:
     """What an image looks like from outside; cheap, and changed wherever a file or the choice of it is."""
     packed = image.packed_file
+    known = image.has_data or image.source != "FILE"  # else asking for its size would load it
     return (
-        image.name_full, image.source, image.filepath, image.is_dirty, *image.size,
+        image.name_full, image.source, image.filepath, image.is_dirty, *(image.size if known else ()),
         packed.size if packed is not None else _stamp(_path(image)),
         image.generated_type, *image.generated_color,
     )  # fmt: skip
 
 
 def _summed(image: bpy.types.Image) -> str | None:
-    columns, rows = image.size
-    if image.type in ("RENDER_RESULT", "COMPOSITING") or columns * rows == 0:
+    """None for a picture without pixels, and for one with too many."""
+    if image.type in ("RENDER_RESULT", "COMPOSITING"):
+        return None
+    columns, rows = stills.size(image)
+    if not 0 < columns * rows <= MAX_SUMMED:
+        return None
+    if tuple(image.size) != (columns, rows):  # the file has a whole head and a damaged rest
         return None
     pixels = np.empty(columns * rows * image.channels, np.float32)
     image.pixels.foreach_get(pixels)

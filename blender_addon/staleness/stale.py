@@ -231,7 +231,7 @@ def _exact_still(name: str, part: Part) -> Steps:
     told, _, frame = str(part.inputs.get("still_source", "")).rpartition(", frame ")
     try:
         if image is not None:
-            same = blob_sha256(stills.from_image(image, *size)) == request.get("still")
+            same = request.get("still") in map(blob_sha256, stills.as_given(image, *size))
             return [] if same else [_otherwise(image.name)]
         if not told or not request.get("still"):
             return []

@@ -115,6 +115,87 @@ def test_a_still_read_in_slices_is_the_same_file(empty_scene):
         capture.advance(0.0)
 
 
+def captured(image: bpy.types.Image, **how) -> bytes:
+    capture = stills.ImageCapture(image.name_full, 64, 64, **how)
+    while not capture.advance(0.0):
+        pass
+    request, blobs = capture.finish(ClipRequest(mode="still", still="0" * 64, width=64, height=64))
+    return blobs[request.still]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_file_goes_as_it_is_and_is_not_loaded(empty_scene, tmp_path, monkeypatch, kind):
+    painted, path = image_of(noise(48, 40)), tmp_path / f"face.{kind.lower()}"
+    painted.filepath_raw, painted.file_format = str(path), kind
+    painted.save()
+    monkeypatch.setattr(stills, "READ_BYTES", 1000)
+    image, noted = bpy.data.images.load(str(path), check_existing=False), []
+    stills.check(image)
+    assert stills.size(image) == (40, 48)
+    assert captured(image, note=lambda shown: noted.append(shown.name)) == path.read_bytes()
+    assert not image.has_data and noted == [image.name]
+    given = list(stills.as_given(image, 64, 64))
+    assert given == [path.read_bytes(), captured(image, fitted=True)] and stills.png_size(given[1]) == (
+        64,
+        64,
+    )
+    image.pack()
+    path.unlink()
+    assert captured(image) == given[0]
+
+
+def sixteen_bits(image):
+    bpy.context.scene.render.image_settings.file_format = "PNG"
+    bpy.context.scene.render.image_settings.color_depth = "16"
+    image.save_render(image.filepath_raw)
+
+
+def paint(image):
+    image.pixels.foreach_set(np.full(16 * 16 * image.channels, 0.5, np.float32))
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        sixteen_bits,
+        paint,
+        lambda image: setattr(image, "alpha_mode", "CHANNEL_PACKED"),
+        lambda image: setattr(image, "use_deinterlace", True),
+    ],
+)
+def test_a_file_that_shows_something_else_goes_as_its_pixels(empty_scene, tmp_path, otherwise):
+    pixels = noise(16, 16)
+    pixels[..., 3] = 0.5
+    painted = image_of(pixels)
+    painted.filepath_raw, painted.file_format = str(tmp_path / "face.png"), "PNG"
+    painted.save()
+    image = bpy.data.images.load(str(tmp_path / "face.png"), check_existing=False)
+    assert captured(image) == (tmp_path / "face.png").read_bytes()
+    otherwise(image)
+    assert captured(image) == stills.from_image(image, 64, 64) != (tmp_path / "face.png").read_bytes()
+
+
+def test_an_image_that_changes_while_it_is_read_is_refused(empty_scene):
+    image = image_of(noise(64, 64))
+    capture = stills.ImageCapture(image.name_full, 16, 16)
+    assert not capture.advance(0.0)
+    image.scale(32, 32)
+    with pytest.raises(stills.StillError, match="'Picture' was changed while it was read; generate again"):
+        while not capture.advance(0.0):
+            pass
+
+
+def test_a_file_that_is_gone_is_named(empty_scene, tmp_path):
+    image_of(noise(16, 16)).save_render(str(tmp_path / "face.png"))
+    image = bpy.data.images.load(str(tmp_path / "face.png"), check_existing=False)
+    capture = stills.ImageCapture(image.name_full, 16, 16)
+    (tmp_path / "face.png").unlink()
+    with pytest.raises(
+        stills.StillError, match=r"'face.png' can't be read \(.*face.png\); choose a picture file"
+    ):
+        capture.advance(0.0)
+
+
 def test_unreadable_stills_are_named(empty_scene, tmp_path):
     empty_scene.render.engine, empty_scene.render.resolution_percentage = "CYCLES", 1
     camera()
