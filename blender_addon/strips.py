@@ -87,10 +87,9 @@ def selected_span(scene: bpy.types.Scene) -> tuple[int, int]:
 
 
 def first_free_channel(scene: bpy.types.Scene, start: int, end: int) -> int:
-    """The lowest unlocked channel with nothing in [start, end). Raises StripError if all 128 are taken."""
+    """The lowest channel for clips with nothing in [start, end). Raises StripError if all 128 are taken."""
     taken = {strip.channel for strip in top_strips(scene) if span(strip)[0] < end and start < span(strip)[1]}
-    if scene.sequence_editor is not None:
-        taken |= {number for number, channel in enumerate(scene.sequence_editor.channels) if channel.lock}
+    taken |= _set_apart(scene)
     for channel in range(1, MAX_CHANNEL + 1):
         if channel not in taken:
             return channel
@@ -102,6 +101,22 @@ def first_free_channel(scene: bpy.types.Scene, start: int, end: int) -> int:
             end=end,
         )
     )
+
+
+def _set_apart(scene: bpy.types.Scene) -> set[int]:
+    """The channels on which a clip may not lie, wouldn't be seen, or would be a pin: locked and muted ones, those for
+    pins and for prompts."""
+    if scene.sequence_editor is None:
+        return set()
+    pins, prompts = scene.musev.pins_channel, scene.musev.prompt_track.channel.strip().lower()
+    return {
+        number
+        for number, channel in enumerate(scene.sequence_editor.channels)
+        if channel.lock
+        or channel.mute
+        or channel.name == pins
+        or (prompts and channel.name.lower().startswith(prompts))
+    }
 
 
 def _collection(scene: bpy.types.Scene):
@@ -261,6 +276,16 @@ def shown_channels(scene: bpy.types.Scene) -> Sequence:
         return ()
     meta = open_meta(scene)
     return scene.sequence_editor.channels if meta is None else meta.channels
+
+
+def level_of(scene: bpy.types.Scene, meta: str) -> tuple[Sequence, Sequence]:
+    """The strips inside a meta of that name ("": the top ones), and their channels. Empty where it is gone."""
+    if scene.sequence_editor is None:
+        return (), ()
+    if not meta:
+        return top_strips(scene), scene.sequence_editor.channels
+    found = next((strip for strip in every_strip(scene) if strip.name == meta and strip.type == "META"), None)
+    return ((), ()) if found is None else (inside(found), found.channels)
 
 
 def is_sound(strip) -> bool:

@@ -49,6 +49,16 @@ def test_locked_channels_are_left_alone(empty_scene, pictures):
     assert strips.place_images(empty_scene, "clip", pictures, 1).channel == 2
 
 
+def test_a_clip_lies_where_it_is_seen_and_is_neither_pin_nor_prompt(empty_scene, pictures):
+    channels = empty_scene.sequence_editor_create().channels
+    channels[1].mute = True
+    channels[2].name = "Pins"
+    channels[3].name = "prompts 2"
+    assert strips.place_images(empty_scene, "clip", pictures, 1).channel == 4
+    empty_scene.musev.prompt_track.channel = empty_scene.musev.pins_channel = ""
+    assert strips.place_images(empty_scene, "clip", pictures, 1).channel == 2
+
+
 def test_a_full_timeline_is_told_and_untouched(empty_scene, pictures):
     editor = empty_scene.sequence_editor_create()
     for channel in range(1, strips.MAX_CHANNEL + 1):
