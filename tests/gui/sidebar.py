@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import bpy
 import eye
@@ -43,25 +43,36 @@ class Sidebar:
     def find(self, wanted: str, part: float = 0.5) -> Steps:
         """Leaves the mouse over the button whose call or data path contains `wanted`; raises FlowError. part: where it
         is looked for first, of the sidebar's width."""
-        region = self.region()
         if wanted in self.places:
             yield from self.move(*self.places[wanted])
             if wanted in self.under_mouse():
                 return
-        yield from self.scroll("WHEELUPMOUSE")
         deadline, seen = time.monotonic() + FIND_S, set()
-        for _ in range(12):  # a sidebar's pages
+        for columns in (
+            dict.fromkeys((part, 0.5)),
+            (0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1),
+        ):  # most buttons are wide
+            if (yield from self.find_in(columns, wanted, seen, deadline)):
+                return
+        raise FlowError(f"there is no button '{wanted}' in the sidebar; there are: {', '.join(sorted(seen))}")
+
+    def find_in(
+        self, columns: Iterable[float], wanted: str, seen: set[str], deadline: float
+    ) -> Generator[None, None, bool]:
+        """Looks for a button in some columns of all of a sidebar's pages, from the top down; returns whether it is
+        under the mouse. columns: parts of the sidebar's width. seen: what else was found is put there."""
+        region = self.region()
+        yield from self.scroll("WHEELUPMOUSE")
+        for _ in range(12):  # pages
             low = self.lowest(region)
-            for column in (part, 0.5, 0.84, 0.2, 0.74, 0.36, 0.64, 0.92, 0.1):
+            for column in columns:
                 x = region.x + int(column * (region.width - eye.TABS))
                 for y in range(region.y + region.height - 4, low, -12):  # a button is 20 high
                     yield from self.move(x, y)
                     seen.add(found := self.under_mouse())
                     if wanted in found:
                         self.places[wanted] = self.mouse
-                        return
-                if time.monotonic() > deadline:
-                    break
+                        return True
             before = eye.pixels(region)
             for _ in range(8):
                 self.event("WHEELDOWNMOUSE", "PRESS")
@@ -69,7 +80,7 @@ class Sidebar:
             at_end = before is not None and np.array_equal(before, eye.pixels(region))
             if at_end or time.monotonic() > deadline:
                 break
-        raise FlowError(f"there is no button '{wanted}' in the sidebar; there are: {', '.join(sorted(seen))}")
+        return False
 
     def scroll(self, wheel: str) -> Steps:
         """To an end of the sidebar. wheel: WHEELUPMOUSE or WHEELDOWNMOUSE."""
