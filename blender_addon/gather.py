@@ -31,7 +31,8 @@ from .rig.cast import Cast, cast
 from .rig.people import Person
 from .rig.still_pose import StillOfAnother
 from .shots.shot import Shot
-from .staleness import origins
+from .staleness import origins, strip_sums
+from .staleness.rendered import RenderedCapture
 from .translations import tr
 from .weights import loras
 
@@ -308,12 +309,16 @@ def clip_job(
     elif mode != "text" and (reading := still_capture(scene, settings, shot.still_at if shot else None)):
         still, about["still_source"] = TO_COME, f"{settings.still_strip}, frame {reading.times[0]:g}"
         captures.append(reading)
+        if result == "clip":
+            captures.append(strip_sums.SourceCapture(about, reading, strip_sums.STILL))
     rendered = renders.captures(scene, settings, when.times, *size) if result == "clip" else []
     read = sources.captures(scene, settings.source, when.times, *size) if mode == "video" else []
     check_controls(rendered, read)
     check_extras(settings)
     if mode == "video":
         captures += read
+        if result == "clip":
+            captures += [strip_sums.SourceCapture(about, each) for each in read]
         about["source"] = read[0].told()
         mode = sources.request_mode(settings.source, still is not None)
     asked = request(settings, when, mode, still, result, seed, may_be_draft=part is None)
@@ -332,6 +337,7 @@ def clip_job(
             rig = settings.still_rig.name if settings.still_rig else None
             about["still_rig"] = {"rig": rig, "frame": settings.still_frame}
     captures += rendered
+    captures += [RenderedCapture(about, each) for each in rendered]
     if result == "clip":
         asked, held = pinned(asked, scene, settings, when, part)
         blobs |= held

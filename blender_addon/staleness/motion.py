@@ -54,23 +54,35 @@ def sources(
         thing = waiting.pop(0)
         if thing is None or not isinstance(thing, bpy.types.Object) or thing in found:
             continue
-        found[thing] = []
-        looks = [thing.parent, *_targets(thing.constraints), *_driven_by(thing)]
-        if thing.pose is not None:
-            found[thing] = constrained(thing)
-            looks += _targets(constraint for _, constraint in found[thing])
+        found[thing] = constrained(thing) if thing.pose is not None else []
+        looks = hangs_on(thing, found[thing])
         seen |= {other for other in looks if other not in (None, thing)}
         waiting += looks
     blocks = []
     for thing, constraints in found.items():
         part = (read or {}).get(thing) if thing not in seen else None
         bones = None if part is None else leading(thing, part, constraints)
-        blocks.append(Block.of(thing, "objects", bones))
-        if thing.type in DATA:
-            blocks.append(Block.of(thing.data, DATA[thing.type]))
-        elif thing.type == "MESH" and thing.data.shape_keys is not None:
-            blocks.append(Block.of(thing.data.shape_keys, "shape_keys"))
+        blocks += blocks_of(thing, bones)
     return tuple(blocks)
+
+
+def hangs_on(thing: bpy.types.Object, constraints: Iterable | None = None) -> list[bpy.types.Object | None]:
+    """What moves an object that moves: its parent, the targets of its constraints and drivers. constraints: of its
+    bones, as `leads.constrained` gives them."""
+    if constraints is None:
+        constraints = constrained(thing) if thing.pose is not None else ()
+    looks = [thing.parent, *_targets(thing.constraints), *_driven_by(thing)]
+    return looks + _targets(constraint for _, constraint in constraints)
+
+
+def blocks_of(thing: bpy.types.Object, bones: frozenset[str] | None = None) -> list[Block]:
+    """The data-blocks of an object whose keys move it."""
+    blocks = [Block.of(thing, "objects", bones)]
+    if thing.type in DATA:
+        blocks.append(Block.of(thing.data, DATA[thing.type]))
+    elif thing.type == "MESH" and thing.data.shape_keys is not None:
+        blocks.append(Block.of(thing.data.shape_keys, "shape_keys"))
+    return blocks
 
 
 def _targets(constraints: Iterable[bpy.types.Constraint]) -> list[bpy.types.Object | None]:
@@ -103,7 +115,7 @@ def assigned(blocks: Iterable[Block]) -> tuple:
             continue
         action = data.action
         slot = getattr(data, "action_slot_handle", 0)
-        told.append((action and (action.name, slot), *(_laid(strip) for strip in _nla(data))))
+        told.append((action and (action.name, slot), *(_laid(strip) for strip in nla_strips(data))))
     return tuple(told)
 
 
@@ -113,7 +125,8 @@ def _laid(strip: bpy.types.NlaStrip) -> tuple:
     return (action and action.name, strip.action_frame_start, strip.action_frame_end, *facts)
 
 
-def _nla(data: bpy.types.AnimData) -> Iterator[bpy.types.NlaStrip]:
+def nla_strips(data: bpy.types.AnimData) -> Iterator[bpy.types.NlaStrip]:
+    """Those that play."""
     if data.use_nla:
         for track in data.nla_tracks:
             if not track.mute:
@@ -136,13 +149,18 @@ def _played(thing: bpy.types.ID) -> list[Played]:
     data = thing.animation_data
     if data is None:
         return []
-    played = [Played(_curves(data.action, getattr(data, "action_slot", None)))] if data.action else []
-    for strip in _nla(data):
+    played = [Played(curves_of(data))] if data.action else []
+    for strip in nla_strips(data):
         if strip.action is not None:
             curves = _curves(strip.action, getattr(strip, "action_slot", None))
             place = (strip.frame_start, strip.frame_end, strip.scale or 1.0, strip.action_frame_start)
             played.append(Played(curves, *place))
     return played
+
+
+def curves_of(data: bpy.types.AnimData | bpy.types.NlaStrip) -> list[Sequence[bpy.types.FCurve]]:
+    """The F-curves of its action, in one or more of Blender's collections."""
+    return _curves(data.action, getattr(data, "action_slot", None)) if data.action else []
 
 
 def _curves(action: bpy.types.Action, slot) -> list[Sequence[bpy.types.FCurve]]:
@@ -156,10 +174,14 @@ def _curves(action: bpy.types.Action, slot) -> list[Sequence[bpy.types.FCurve]]:
 
 
 class Motion:
-    """Sums up in slices what some blocks' keys say at `times`, in frames. Holds names and numbers alone."""
+    """Sums up in slices what some blocks' keys say at `times`, in frames. Holds names and numbers alone.
 
-    def __init__(self, blocks: Sequence[Block], times: Sequence[float]) -> None:
-        self.blocks, self.times = tuple(blocks), tuple(times)
+    by_kind: the same keys on another block of the same kind count for the same, so that blocks may come in any order,
+    be renamed, and be joined by others.
+    """
+
+    def __init__(self, blocks: Sequence[Block], times: Sequence[float], by_kind: bool = False) -> None:
+        self.blocks, self.times, self.by_kind = tuple(blocks), tuple(times), by_kind
         self.block = self.curve = 0  # where to go on
         self.sums = np.zeros(len(self.times), np.uint64)
 
@@ -179,6 +201,8 @@ class Motion:
                                 return False
                     before += count
             self.block, self.curve = self.block + 1, 0
+            if time.perf_counter() >= deadline and self.block < len(self.blocks):
+                return False
         return True
 
     def _add(self, curve: bpy.types.FCurve, number: int, played: Played) -> None:
@@ -190,9 +214,8 @@ class Motion:
         times = np.array(self.times)
         if played.start is not None:
             times = (np.clip(times, played.start, played.end) - played.start) / played.scale + played.first
-        self.add(
-            f"{self.block} {number} {curve.data_path} {curve.array_index}", [*map(curve.evaluate, times)]
-        )
+        block = self.blocks[self.block].collection if self.by_kind else self.block
+        self.add(f"{block} {number} {curve.data_path} {curve.array_index}", [*map(curve.evaluate, times)])
 
     def add(self, name: str, values: Sequence[float]) -> None:
         """Adds something else that has a value at every time."""

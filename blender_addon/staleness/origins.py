@@ -41,7 +41,7 @@ def system() -> str:
 
 FROM = (  # settings that say what a clip is made from
     "mode", "prompt", "negative_prompt", "model", "extras", "armature", "people", "camera", "still_source",
-    "still_image", "still_strip",
+    "still_image", "still_strip", "source", "render",
 )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def appearance(image: bpy.types.Image) -> tuple:
     known = image.has_data or image.source != "FILE"  # else asking for its size would load it
     return (
         image.name_full, image.source, image.filepath, image.is_dirty, *(image.size if known else ()),
-        packed.size if packed is not None else _stamp(_path(image)),
+        packed.size if packed is not None else stamp(_path(image)),
         image.generated_type, *image.generated_color,
     )  # fmt: skip
 
@@ -187,15 +187,15 @@ def _shown_file(image: bpy.types.Image) -> str | None:
         return None
     if (packed := image.packed_file) is not None:
         return _told(packed.size, packed.data[:END], packed.data[-END:])
-    if image.source != "FILE" or (stamp := _stamp(path := _path(image))) is None:
+    if image.source != "FILE" or (written := stamp(path := _path(image))) is None:
         return None
     known = _files.get(path)
-    if known is None or known[0] != stamp:
+    if known is None or known[0] != written:
         try:
             with open(path, "rb") as file:
                 first = file.read(END)
-                file.seek(max(0, stamp[1] - END))
-                _files[path] = known = (stamp, _told(stamp[1], first, file.read(END)))
+                file.seek(max(0, written[1] - END))
+                _files[path] = known = (written, _told(written[1], first, file.read(END)))
         except OSError:
             return None
     return known[1]
@@ -209,7 +209,8 @@ def _path(image: bpy.types.Image) -> Path:
     return Path(bpy.path.abspath(image.filepath, library=image.library))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp(path: Path) -> tuple[int, int] | None:
+    """When a file was written, and its size; None where there is none."""
     try:
         state = path.stat()
     except OSError:

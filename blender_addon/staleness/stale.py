@@ -1,10 +1,11 @@
-"""Whether what a take was made from has changed since: its rig, camera, still, prompt or model.
+"""Whether what a take was made from has changed since: its rig, camera, rendered scene, source, still, prompt or model.
 
 What the take came from is compared always: how the rigs and the camera are keyed, how they stand at the frame in
-view, the still's picture, the prompts on the track, the model's files. What is set in the panel (another prompt,
-model, still, camera or rig) counts where the panel's range lies over frames of the take: there a new take would come
-out otherwise. Seeds, sizes, steps and rates are how a take is made, not from what; they count for nothing. A take
-belongs to the frames that it was made for, so its strip may be moved.
+view, the scene that was rendered, the strips that were read, the still's picture, the prompts on the track, the model's
+files. What is set in the panel (another prompt, model, still, camera, rig or source, other rendered pictures) counts
+where the panel's range lies over frames of the take: there a new take would come out otherwise. Seeds, sizes, steps and
+rates are how a take is made, not from what; they count for nothing. A take belongs to the frames that it was made for,
+so its strip may be moved.
 
 No frame is stepped to but by a thorough check, and nothing is written.
 """
@@ -26,10 +27,11 @@ from ..protocol import ProtocolError, blob_sha256
 from ..timing import Plan
 from ..translations import tr
 from ..weights import loras
-from . import origins, stale_rig
+from . import origins, stale_rig, stale_scene, stale_source
 from .take_parts import Change, Memo, Part, Steps, concerns, model_key, note_model, parts_of
 
 SLICE_S = 0.003
+KINDS = ("rig", "camera", "scene", "source", "still", "prompt", "model")
 FROM_STRIP = re.compile(r", frame \S+$")  # how a still from a strip is told
 
 
@@ -44,11 +46,15 @@ def examine(scene: str, take: Take, memo: Memo, shown_at: int | None = None, tho
     found += (yield from _exact_still(scene, whole[0])) if thorough else _still(scene, whole[0], memo)
     yield
     for part in whole:
-        if not part.follows_a_rig:
+        if not part.counts:
             continue
-        found += yield from (
-            stale_rig.poses(scene, part, memo) if thorough else stale_rig.keys(scene, part, memo)
-        )
+        if part.follows_a_rig:
+            found += yield from (stale_rig.poses if thorough else stale_rig.keys)(scene, part, memo)
+            yield
+        found += yield from (stale_scene.exact if thorough else stale_scene.examine)(part, memo)
+        yield
+        look = stale_source.exact if thorough else stale_source.examine
+        found += yield from look(scene, part, memo, shown_at)
         yield
     return tuple(found)
 
@@ -80,7 +86,7 @@ def verdict(
 def merged(found: Iterable[Change]) -> tuple[Change, ...]:
     """One change of each kind, the first; in the order of the kinds."""
     first = {change.what: change for change in reversed(list(found))}
-    return tuple(first[what] for what in ("rig", "camera", "still", "prompt", "model") if what in first)
+    return tuple(first[what] for what in KINDS if what in first)
 
 
 def names() -> dict[str, str]:
@@ -88,6 +94,8 @@ def names() -> dict[str, str]:
     return {
         "rig": tr("rig"),
         "camera": tr("camera"),
+        "scene": tr("scene"),
+        "source": tr("source"),
         "still": tr("still"),
         "prompt": tr("prompt"),
         "model": tr("model"),
@@ -104,10 +112,11 @@ def badge(changes: Sequence[Change]) -> str:
 
 
 def _words(name: str, part: Part, memo: Memo, shown_at: int | None) -> list[Change]:
-    """Prompt and model."""
+    """Prompt and model, and what the panel would have rendered and read."""
     if (scene := bpy.data.scenes.get(name)) is None:
         return []
-    return [*_prompts(scene, part, memo, shown_at)[:1], *_model(scene, part, memo, shown_at)[:1]]
+    pictures = [*stale_scene.chosen(scene, part, shown_at), *stale_source.chosen(scene, part, shown_at)]
+    return [*pictures, *_prompts(scene, part, memo, shown_at)[:1], *_model(scene, part, memo, shown_at)[:1]]
 
 
 def _prompts(scene: bpy.types.Scene, part: Part, memo: Memo, shown_at: int | None) -> list[Change]:

@@ -71,8 +71,10 @@ class Watch:
         checked = self._thorough.get(key)
         if checked is None:
             return stale.merged((*words, *self._looks.get(key, ())))
-        moved = tuple(change for change in checked if change.what in ("rig", "camera", "still"))
-        return stale.merged((*moved, *(change for change in words if change.what in ("prompt", "model"))))
+        moved = tuple(change for change in checked if change.what not in ("prompt", "model"))
+        return stale.merged(
+            (*moved, *(each for each in words if each.what not in ("rig", "camera", "still")))
+        )
 
     def stale_strips(self, scene: str) -> list[str]:
         """The names of the scene's strips that show stale takes, as of the last round."""
@@ -88,6 +90,10 @@ class Watch:
         self.memo.edits += 1
         self.memo.keys += keys
         self.memo.images += images
+        for update in depsgraph.updates:
+            if update.is_updated_geometry and isinstance(update.id, bpy.types.Mesh):
+                touched = self.memo.scenes.touched
+                touched[update.id.name_full] = touched.get(update.id.name_full, 0) + 1
         if keys or images or any(u.is_updated_transform or u.is_updated_geometry for u in depsgraph.updates):
             self._thorough.clear()
 
@@ -100,6 +106,7 @@ class Watch:
         """Anything may be otherwise: something was undone."""
         memo = self.memo
         memo.edits, memo.keys, memo.images = memo.edits + 1, memo.keys + 1, memo.images + 1
+        memo.scenes.doubts += 1
         self._thorough.clear()
         self._work = None  # a check that is on its way begins anew
 
@@ -127,8 +134,8 @@ class Watch:
 
     def tick(self) -> tuple[float, bool]:
         """Compares for about TICK_S; (seconds until the next tick, whether something else is to be shown)."""
-        if _is_busy():
-            return PASS_S, False
+        if _is_busy():  # with a render of a check's own, perhaps
+            return (0.05 if self._to_check else PASS_S), False
         wait = self._edited_at + QUIET_S - time.monotonic()
         if wait > 0 and not self._to_check:
             return wait, False

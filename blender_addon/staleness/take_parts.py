@@ -16,6 +16,8 @@ from ..clips.clip_folder import Take
 from ..protocol import PoseTrack
 from ..timing import Plan
 from . import origins
+from .rendered import Known, Sums
+from .strip_sums import Files
 
 MAX_JOINED = 32  # takes that a take is joined from, one after another
 
@@ -23,7 +25,7 @@ Steps = Generator[None, None, "tuple[Change, ...]"]  # stops where others may ha
 
 
 class Change(NamedTuple):
-    """what: 'rig', 'camera', 'still', 'prompt' or 'model'. told: a sentence."""
+    """what: one of `stale.names`. told: a sentence."""
 
     what: str
     told: str
@@ -83,6 +85,10 @@ class Memo:
     people: dict = field(default_factory=dict)
     pictures: dict = field(default_factory=dict)
     newest: dict[tuple, tuple[str, str]] = field(default_factory=dict)
+    scenes: Known = field(default_factory=Known)
+    rendered: dict[tuple, Sums] = field(default_factory=dict)
+    files: Files = field(default_factory=Files)
+    strips: dict[tuple, tuple[tuple, str]] = field(default_factory=dict)
 
 
 def parts_of(take: Take, memo: Memo) -> list[Part]:
