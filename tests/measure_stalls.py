@@ -4,14 +4,17 @@
 
 Runs in Blender's Python (the bpy module): installs the extension, reads the poses of a rig, and has an engine that is
 nothing but a real process with a real socket send real pictures as fast as it can: 16 previews after each of 20 steps,
-then the frames. Prints the longest turns of the extension's timer and what they did. Where other programs are at work,
-the time that passed is theirs too; "at work" is this thread's alone, without waiting for the disk.
+then the frames. Prints what pressing Generate takes, the longest turns of the extension's timer and what they did, and
+Python's collections of garbage in them. Where other programs are at work, the time that passed is theirs too; "at work"
+is this thread's alone, without waiting for the disk. Other add-ons have objects that Python has to look through too:
+--objects makes that many, as a Blender with some of them has.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import shutil
 import struct
@@ -28,6 +31,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "blender")]
 UNDO = "Blender's undo step"
+GARBAGE = "Python's garbage"
 STEPS, SKETCHES, PAUSE_S = 20, 16, 0.005
 LIMIT_S = 300
 
@@ -86,26 +90,27 @@ def serve() -> None:
 
 @dataclass
 class Turn:
-    """One of the timer's: seconds that passed, seconds of this thread's work, and what they were spent on."""
+    """One of the timer's: seconds that passed, seconds of this thread's work, and what they were spent on: (what,
+    seconds, of work)."""
 
     seconds: float
     work: float
-    parts: list[tuple[str, float]]
+    parts: list[tuple[str, float, float]]
 
     @property
     def ours(self) -> float:
-        return self.seconds - sum(seconds for name, seconds in self.parts if name == UNDO)
+        return self.seconds - sum(seconds for name, seconds, _ in self.parts if name == UNDO)
 
     def __str__(self) -> str:
         """The parts, those of one name together, the longest first."""
-        sums: dict[str, list[float]] = {}
-        for name, seconds in self.parts:
-            sums.setdefault(name, []).append(seconds)
-        order = sorted(sums.items(), key=lambda item: -sum(item[1]))
+        sums: dict[str, list[tuple[float, float]]] = {}
+        for name, *spent in self.parts:
+            sums.setdefault(name, []).append(spent)
+        totals = [(*np.sum(each, axis=0) * 1e3, len(each), name) for name, each in sums.items()]
         parts = [
-            f"{name} {sum(each) * 1e3:.1f}" + (f" ({len(each)})" if len(each) > 1 else "")
-            for name, each in order
-            if sum(each) >= 0.0005
+            f"{name} {passed:.1f}/{work:.1f}" + (f" ({count})" if count > 1 else "")
+            for passed, work, count, name in sorted(totals, reverse=True)
+            if passed >= 0.5
         ]
         return f"{self.ours * 1e3:5.1f} ms, of which at work {self.work * 1e3:.1f}: {', '.join(parts)}"
 
@@ -115,29 +120,52 @@ class Watch:
 
     def __init__(self):
         self.turns: list[Turn] = []
-        self._now: list[tuple[str, float]] = []
+        self._now: list[tuple[str, float, float]] = []
+
+    def look_at_garbage(self) -> None:
+        began = 0.0, 0.0
+
+        def collects(phase: str, info: dict) -> None:
+            nonlocal began
+            if phase == "start":
+                began = clocks()
+            else:
+                self._now.append((f"{GARBAGE} {info['generation']}", *since(began)))
+
+        gc.callbacks.append(collects)
 
     def look_at(self, owner, name: str, label: Callable[..., str]) -> None:
         original = getattr(owner, name)
 
         def timed(*given, **named):
-            began = time.perf_counter()
+            began = clocks()
             try:
                 return original(*given, **named)
             finally:
-                self._now.append((label(*given), time.perf_counter() - began))
+                self._now.append((label(*given), *since(began)))
 
         setattr(owner, name, timed)
 
     def turn(self, tick: Callable[[], object]) -> None:
         self._now = []
-        began, work = time.perf_counter(), time.thread_time()
+        began = clocks()
         tick()
-        self.turns.append(Turn(time.perf_counter() - began, time.thread_time() - work, self._now))
+        self.turns.append(Turn(*since(began), self._now))
 
 
-def measure(frames: int, size: int, shown: int, folder: Path) -> None:
+def clocks() -> tuple[float, float]:
+    """Seconds that pass, and that this thread is at work."""
+    return time.perf_counter(), time.thread_time()
+
+
+def since(began: tuple[float, float]) -> tuple[float, float]:
+    return time.perf_counter() - began[0], time.thread_time() - began[1]
+
+
+def measure(frames: int, size: int, shown: int, folder: Path, objects: int) -> None:
     import bpy
+
+    others = [[] for _ in range(objects)]
 
     from build_extension import build
 
@@ -179,6 +207,8 @@ def measure(frames: int, size: int, shown: int, folder: Path) -> None:
     watch.look_at(stack, "place", lambda *_: "take placed")
     watch.look_at(placing, "push_undo", lambda *_: UNDO)
 
+    watch.look_at_garbage()
+
     deadline = time.monotonic() + LIMIT_S
 
     def until(condition: Callable[[], object]) -> None:
@@ -189,11 +219,11 @@ def measure(frames: int, size: int, shown: int, folder: Path) -> None:
                 raise SystemExit(f"not done after {LIMIT_S} s: {current.jobs} {current.engine.problem}")
 
     until(lambda: current.engine.state is EngineState.ON)
-    began = time.perf_counter()
+    began = clocks()
     if not bpy.ops.musev.generate.poll():
         raise SystemExit(f"Generate can't be pressed: {outlook.why_not(bpy.context)}")
     bpy.ops.musev.generate()
-    pressed = time.perf_counter() - began
+    pressed, work = since(began)
     job = current.jobs[-1]
     until(lambda: job.ended)
     until(lambda: not current.live.busy)
@@ -204,12 +234,20 @@ def measure(frames: int, size: int, shown: int, folder: Path) -> None:
         current.tick()
 
     print(f"\nBlender {bpy.app.version_string}, {frames} frames of {size} x {size}: {len(watch.turns)} turns")
-    print(f"Generate pressed: {pressed * 1e3:.1f} ms")
-    watch.turns.sort(key=lambda turn: -turn.ours)
-    for turn in watch.turns[:shown]:
-        print(f"  {turn}")
-    undo = [seconds for turn in watch.turns for name, seconds in turn.parts if name == UNDO]
-    print(f"{UNDO}: {max(undo, default=0) * 1e3:.1f} ms")
+    print(f"Generate pressed: {pressed * 1e3:.1f} ms, of which at work {work * 1e3:.1f}")
+    for by, first in (("time", lambda turn: -turn.ours), ("work", lambda turn: -turn.work)):
+        print(f"the longest turns by {by}:")
+        for turn in sorted(watch.turns, key=first)[:shown]:
+            print(f"  {turn}")
+    pieces: dict[str, list[tuple[float, float]]] = {}
+    for name, passed, work in (part for turn in watch.turns for part in turn.parts):
+        pieces.setdefault(name, []).append((work, passed))
+    print("the longest of each kind, by work:")
+    for name, each in sorted(pieces.items(), key=lambda item: -max(item[1])[0]):
+        print(
+            f"  {name}: at work {max(each)[0] * 1e3:.1f} ms of {max(each)[1] * 1e3:.1f}; {len(each)} of them"
+        )
+    print(f"{len(gc.get_objects())} objects that Python watches, {len(others)} of them others'")
     long = [sum(turn.ours > limit for turn in watch.turns) for limit in (0.008, 0.016)]
     busiest = max(turn.work for turn in watch.turns)
     print(f"{long[0]} turns above 8 ms, {long[1]} above 16 ms; the most work in one: {busiest * 1e3:.1f} ms")
@@ -222,6 +260,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=240)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--turns", type=int, default=5, help="of the longest ones are printed")
+    parser.add_argument("--objects", type=int, default=0, help="of other add-ons, for Python's garbage")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked, rest = parser.parse_known_args()
     if asked.serve:
@@ -232,7 +271,7 @@ def main() -> None:
     os.environ["BLENDER_USER_RESOURCES"] = str(folder / "user")  # before bpy comes
     status = 1
     try:
-        measure(asked.frames, asked.size, asked.turns, folder)
+        measure(asked.frames, asked.size, asked.turns, folder, asked.objects)
         status = 0
     except SystemExit as end:
         print(end, file=sys.stderr)

@@ -45,6 +45,12 @@ class Live:
     shown: int = 0
     at: float = 0.0
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the viewer should look at the frames again."""
+        late = time.perf_counter() - self.at >= REFRESH_S
+        return self.place is Place.SHOWN and self.frames.changes != self.shown and late
+
 
 class LiveStrips:
     """Those of all jobs. job_of: finds one by its id. why_not: what keeps a strip from being touched now; "" for
@@ -108,8 +114,29 @@ class LiveStrips:
         scene = bpy.data.scenes.get(job.scene)
         return scene is not None and scene.musev.show_making
 
+    def show(self, jobs: Iterable[Job]) -> None:
+        """Places or reads anew at most one strip: either is one piece, and so comes first in a tick. jobs: those
+        of the open file."""
+        if self._to_look or self._why_not():
+            return
+        for job in jobs:
+            live = self._live.get(job.id)
+            if (
+                live is None
+                or not live.frames.ready
+                or job.state is JobState.READY
+                or not self._to_be_shown(job)
+            ):
+                continue
+            scene = bpy.data.scenes[job.scene]
+            if live.place is Place.TO_COME and self._attempt(job, self._place, job, live, scene):
+                return
+            if live.is_behind:
+                self._attempt(job, self._refresh, job, live, scene)
+                return
+
     def advance(self, jobs: Iterable[Job], deadline: float) -> None:
-        """What can be done until about `deadline`. jobs: those of the open file."""
+        """What else can be done until about `deadline`. jobs: those of the open file."""
         self._look()
         for job in jobs:
             if time.perf_counter() >= deadline:
@@ -117,7 +144,9 @@ class LiveStrips:
             if not self._to_be_shown(job):
                 self.end(job)  # not wished any more
             elif job.state is JobState.RUNNING or (job.id in self._live and job.state is not JobState.READY):
-                self._advance(job, self._live_of(job), deadline)
+                live = self._live_of(job)
+                if live.place not in (Place.AWAY, Place.DELETED):
+                    self._attempt(job, live.frames.advance, deadline)
         while self._folders and not self._to_look and time.perf_counter() < deadline:
             if not sweep(self._folders[0], deadline):
                 return
@@ -131,35 +160,26 @@ class LiveStrips:
                 self._folders.remove(frames.folder)
         return self._live[job.id]
 
-    def _advance(self, job: Job, live: Live, deadline: float) -> None:
-        if live.place in (Place.AWAY, Place.DELETED):
-            return
+    def _attempt(self, job: Job, step: Callable, *given) -> object:
+        """What a step gives; True where it fails, and the job is then shown no more."""
         try:
-            if live.frames.ready and not self._why_not():
-                self._show(job, live, bpy.data.scenes[job.scene])
-            live.frames.advance(deadline)
+            return step(*given)
         except (takes.TakeError, strips.StripError) as error:  # the clip itself goes on
             job.problem = f"It is not shown while it is made: {error}"
             self._given_up.add(job.id)
             self.end(job)
+            return True
 
-    def _show(self, job: Job, live: Live, scene: bpy.types.Scene) -> None:
-        """Raises StripError."""
-        if live.place is Place.TO_COME:
-            self._place(job, live, scene)
-        elif live.frames.changes != live.shown and time.perf_counter() - live.at >= REFRESH_S:
-            self._refresh(job, live, scene)
-
-    def _place(self, job: Job, live: Live, scene: bpy.types.Scene) -> None:
+    def _place(self, job: Job, live: Live, scene: bpy.types.Scene) -> bool:
         """In a strip that says so already; in that of the clip's other takes, once there is something to see; else in a
-        new one. Raises StripError."""
+        new one. True if it is there. Raises StripError."""
         strip = self._found(job, live, scene)
         if strip is not None:
             before = strip.musev.before
             stack.show(strip, live.frames.files)
         elif (strip := stack.strip_of(scene, job.take, len(live.frames.names), job.start)) is not None:
             if not live.frames.has_picture or strip.musev.making:
-                return
+                return False
             before = stack.shown(strip).name
             stack.show(strip, live.frames.files)
         else:
@@ -169,6 +189,7 @@ class LiveStrips:
         strip.musev.making, strip.musev.before = job.id, before
         live.place = Place.SHOWN
         self._note(live, strip)
+        return True
 
     def _refresh(self, job: Job, live: Live, scene: bpy.types.Scene) -> None:
         if (strip := self._found(job, live, scene)) is not None:
