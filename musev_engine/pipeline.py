@@ -34,11 +34,11 @@ from musev_engine.sampling import (
     draw_noise,
     guidance_scales,
     initial_latents,
-    keeping,
     lean_noise,
     steps_of_strength,
 )
 from musev_engine.schedulers import make_scheduler, set_timesteps
+from musev_engine.seams import keeping, tints
 from musev_engine.shots import BESIDE, Leaning, Looks, Shot, Trace, follow, plan_shots
 from musev_engine.windows import plan_windows
 
@@ -80,7 +80,11 @@ def generate(clip: Clip, models: Models, face_embedder: FaceEmbedder | None = No
         made, trace = yield from _made(clip, models, shot, conditions, generator, trace, (number, len(plan)))
         latents, done, tail = shot.whole(made), first, []
         yield Progress("decode", first, clip.num_frames)
-        for pictures in frames.decode(models.vae, latents[:, :, len(shot.ahead) :]):
+        shown = latents[:, :, len(shot.ahead) :]
+        tinted = tints(_kept_pictures(clip, first, end), shown, models.vae)
+        for pictures in frames.decode(models.vae, shown):
+            if tinted is not None:
+                pictures = pictures + tinted[done - first : done - first + len(pictures)]
             pixels = frames.to_pixels(pictures, clip.compat)
             if clip.need_hist_match:
                 model_frame = pixels[0] if model_frame is None else model_frame
@@ -137,6 +141,15 @@ def _opening(
     if kept and 0 not in images and clip.n_vision_condition:
         return Shot(0, 0, (min(kept),), {0: kept[min(kept)]})
     return Shot(0, 0, (), {0: images[0]} if 0 in images else {})
+
+
+def _kept_pictures(clip: Clip, first: int, end: int) -> dict[int, np.ndarray]:
+    """The kept frames of [first, end), counted from there, as large as the clip."""
+    return {
+        frame - first: frames.fit_still(picture, clip.width, clip.height, clip.compat)
+        for frame, picture in clip.kept.items()
+        if first <= frame < end
+    }
 
 
 def _encoded(picture: np.ndarray, clip: Clip, models: Models) -> torch.Tensor:

@@ -26,7 +26,6 @@ Guide = Callable[[torch.Tensor, int], torch.Tensor]
 # (b, c, t, h, w) latents after a step, the step's number -> the same: where the next step begins
 Settle = Callable[[torch.Tensor, int], torch.Tensor]
 
-PUT_BACK = 0.5  # measured with tests.seams: 0 and 0.8 leave larger seams
 NOISE_TYPES = ("random", "video_fusion")
 
 
@@ -209,44 +208,6 @@ def initial_latents(
     if start is None:
         return noise * scheduler.init_noise_sigma
     return scheduler.add_noise(start, noise, t.reshape(1))
-
-
-def keeping(
-    kept: dict[int, torch.Tensor], noise: torch.Tensor, scheduler: SchedulerMixin, timesteps: torch.Tensor
-) -> Settle:
-    """Puts frames that are known back in their place before a step, by its number, or after the last one.
-
-    Before a step they are their own clean latents, noised as all are there, with one noise throughout; after the last
-    they are clean: so the others are made to fit them (replacement: Ho et al., arXiv 2204.03458, section 3.1; Lugmayr
-    et al., arXiv 2201.09865). By itself that fits loosely, as Ho et al. say. So as far as a step led a known frame
-    astray it is taken to have led those beside it, and they are put back along with it, by half as much at each frame
-    further on (`PUT_BACK`; ours, in place of their gradient).
-    kept: clean latents (b, c, 1, h, w) by frame. noise: (b, c, t, h, w), of all frames.
-    """
-    frames = sorted(kept)
-    shares = _shares_of_neighbours(frames, noise.shape[2]).to(noise.device)
-    clean = torch.cat([kept[frame] for frame in frames], dim=2).float()
-    own_noise = noise[:, :, frames].to(clean)
-
-    def keep(latents: torch.Tensor, step: int) -> torch.Tensor:
-        is_over = step == len(timesteps)
-        known = clean if is_over else scheduler.add_noise(clean, own_noise, timesteps[step].reshape(1))
-        astray = known.to(latents) - latents[:, :, frames]
-        return latents + torch.einsum("bckhw,kt->bcthw", astray, shares.to(latents))
-
-    return keep
-
-
-def _shares_of_neighbours(kept: list[int], num_frames: int) -> torch.Tensor:
-    """(len(kept), num_frames): how much of what a kept frame is put back by goes to each frame. A frame that isn't kept
-    takes from the nearest one on each side."""
-    shares = torch.zeros(len(kept), num_frames)
-    for frame in range(num_frames):
-        before = [k for k in kept if k <= frame][-1:]
-        after = [k for k in kept if k >= frame][:1]
-        for k in {*before, *after}:
-            shares[kept.index(k), frame] = PUT_BACK ** abs(k - frame)
-    return shares
 
 
 def guidance_scales(start: float, end: float | None, num_steps: int, method: str = "linear") -> list[float]:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from musev_engine import frames
+from musev_engine import frames, seams
 from musev_engine.clip import ConditionImage
 from musev_engine.errors import EngineError
 from musev_engine.schedulers import SCHEDULERS, make_scheduler, set_timesteps
+from musev_engine.seams import MAX_TINT, tints
 from tests.test_pipeline import (
     OTHER,
     SIZE,
@@ -116,6 +117,44 @@ def test_of_a_video_that_is_changed_they_are_kept_too(models):  # noqa: F811
     kept = (ConditionImage(OTHER, 2),)
     made = pictures(asked(5, video=VIDEO[:5], video_strength=0.5, kept_frames=kept), models)
     assert near(made[2:3], seen_by_vae(frames.fit_still(OTHER, SIZE, SIZE)[None], models))
+
+
+def test_made_frames_get_the_tint_of_those_beside_them(models):  # noqa: F811
+    latents = torch.randn(
+        1, models.vae.config.latent_channels, 7, SIZE // 8, SIZE // 8, generator=torch.manual_seed(3)
+    )
+    shown = torch.cat(list(frames.decode(models.vae, latents)))
+
+    def beside(frame: int, tint: list[float]) -> np.ndarray:
+        """What stands beside a frame: the same picture in another tint, but for what moves."""
+        picture = shown[frame] + torch.tensor(tint)[:, None, None]
+        picture[:, : SIZE // 8], picture[:, -(SIZE // 8) :] = 0, 1
+        return frames.to_pixels(picture[None])[0]
+
+    left, right = [0.03, -0.02, 0.0], [-0.03, 0.0, 0.01]
+    added = tints({0: beside(1, left), 6: beside(5, right)}, latents, models.vae)[..., 0, 0]
+    assert not added[[0, 6]].any()
+    shares = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])[:, None]
+    expected = (1 - shares) * torch.tensor(left) + shares * torch.tensor(right)
+    assert torch.allclose(added[1:6], expected, atol=0.012)
+    (alone,) = tints({0: beside(1, left), 2: beside(1, left)}, latents[:, :, :3], models.vae)[1:2, :, 0, 0]
+    assert torch.allclose(alone, torch.tensor(left), atol=0.012)
+    for end in ({0: beside(1, left)}, {2: beside(1, left)}):  # where nothing stays at the other end
+        fades = tints(end, latents[:, :, [1, 1, 1]], models.vae)[..., 0, 0]
+        shares = torch.tensor([0, 1, 0.5] if 0 in end else [0.5, 1, 0])[:, None]
+        assert torch.allclose(fades, shares * torch.tensor(left), atol=0.012)
+    another = beside(1, [2 * MAX_TINT, 0.0, 0.0])  # that is no tint but another picture
+    assert not tints({0: another}, latents, models.vae).any() and tints({}, latents, models.vae) is None
+
+
+def test_a_clip_is_shown_in_it(models, monkeypatch):  # noqa: F811
+    kept, lacks = known(0, 2), []
+    for most in (0.0, 1.0):
+        monkeypatch.setattr(seams, "MAX_TINT", most)
+        made = pictures(asked(3, kept_frames=kept), models)[1]
+        beside = (frames.fit_still(each.picture, SIZE, SIZE).astype(int) for each in kept)
+        lacks.append(np.abs(sum(np.median(each - made, axis=(0, 1)) for each in beside)).max())
+    assert lacks[0] > 10 and lacks[1] <= 3
 
 
 def test_a_frame_is_given_once():
