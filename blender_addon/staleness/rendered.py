@@ -30,8 +30,8 @@ from .facts import Facts, Keyed
 from .motion import Block
 
 KEY = "rendered"
-WHOLE_MESH = 200_000  # vertices of a mesh that is summed up whole; of a larger one, SAMPLED
-SAMPLED = 1000
+WHOLE_MESH = 60_000  # vertices of a mesh that is summed up whole; of a larger one, SAMPLED
+SAMPLED = 300
 SLICE_S = 0.002
 PLACED = (
     "location", "scale", "delta_location", "delta_scale", "parent_type", "parent_bone", "matrix_parent_inverse",
