@@ -178,6 +178,7 @@ class Session:
         deadline = started + BEGUN_IN * budget_s
         before = self._appearance()
         shown_here = [job for job in self.jobs if job.file_number == self.file_number]
+        placing.follow_scenes(shown_here)
         placed = self._place_ready()
         if not placed:
             self.live.show(shown_here)
@@ -380,7 +381,7 @@ class Session:
         self._owner = ""
         for job in self.jobs:
             if job.blend_file and job.blend_file == bpy.data.filepath:
-                job.file_number = self.file_number
+                job.file_number, job.scene_uid = self.file_number, 0
             elif job.state is JobState.CAPTURING:
                 self._end(
                     job,

@@ -49,7 +49,8 @@ class Job:
 
     owner, place: for the engine's queue. like: a clip that reads the same scene just before; what it read serves this
     one too. retry_of: the job of the engine's store that this one repeats, whose inputs it still has. stage: what its
-    `job.json` says of it; "" while there is none. lock: of `job_files`.
+    `job.json` says of it; "" while there is none. lock: of `job_files`. scene_uid: Blender's number of its scene while
+    the file is open, by which that is found once it is renamed; 0 until it was seen.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Job:
     strip: str = ""
     stage: str = ""
     lock: int | None = None
+    scene_uid: int = 0
 
     @property
     def ended(self) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import bpy
 
 from ..clips import splice, stack, takes
 from ..shots import shot_record
 from ..strips import StripError
 from ..translations import tr
+from . import job_files
 from .jobs import Job
 from .live_strip import LiveStrips
 
@@ -29,6 +32,23 @@ def place(job: Job, live: LiveStrips) -> str:
     live.finish(job, files)
     push_undo(f"MuseV {job.clip}")
     return ""
+
+
+def follow_scenes(jobs: Iterable[Job]) -> None:
+    """A scene that was renamed is still the one that its clips go to. jobs: of the open file."""
+    for job in jobs:
+        if job.ended:
+            continue
+        scene = bpy.data.scenes.get(job.scene)
+        if scene is not None and job.scene_uid in (0, scene.session_uid):
+            job.scene_uid = scene.session_uid
+        elif renamed := next((each for each in bpy.data.scenes if each.session_uid == job.scene_uid), None):
+            job.scene = renamed.name
+            try:
+                if job.stage:
+                    job_files.write(job, job_files.Stage(job.stage))
+            except takes.TakeError as error:  # only a Blender that opens the file anew would miss it
+                job.problem = str(error)
 
 
 def push_undo(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 import zlib
@@ -119,6 +120,31 @@ def test_what_the_artist_does_to_the_strip_meanwhile_stays(engine, rain):  # noq
     (strip,) = all_strips()
     assert job.state is JobState.DONE and (strip.name, strip.channel, strip.blend_alpha) == ("Mine", 4, 0.5)
     assert stack.shown(strip) == job.take
+
+
+def test_a_clip_goes_to_its_scene_whatever_that_is_called_by_then(engine, rain, tmp_path):  # noqa: F811
+    current = engine("pause")
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    job = generate(current)
+    settled(current, job)
+    scene, first_name = bpy.context.scene, bpy.context.scene.name
+    bpy.ops.ed.undo_push(message="before")
+    scene.name = "Second act"
+    bpy.ops.ed.undo_push(message="renamed")
+    bpy.data.scenes.new(first_name)
+    bpy.ops.ed.undo_push(message="a scene of the old name")
+    current.tick()
+    assert job.scene == "Second act" == json.loads((job.take / takes.JOB).read_text())["scene"]
+    for called in (bpy.ops.ed.undo, bpy.ops.ed.undo, bpy.ops.ed.redo):
+        called()
+        current.tick()
+        assert [each.name for each in bpy.data.scenes if list(strips.every_strip(each))] == [job.scene]
+    assert job.scene == "Second act"
+    current.engine.client.close()  # the engine goes on once a client has come back
+    current._lose_engine()
+    pump(lambda: job.ended)
+    assert job.state is JobState.DONE, job.problem
+    assert [stack.shown(strip) for strip in strips.every_strip(bpy.data.scenes["Second act"])] == [job.take]
 
 
 def test_cancel_takes_the_strip_away_and_all_its_files(half_made):
@@ -354,5 +380,8 @@ def test_a_part_of_a_take_is_shown_among_the_frames_that_stay(tmp_path):
     frames.add(2)
     frames.advance(forever())
     assert frames.ready and [pixel(file)[0] for file in frames.files] == [1, 1, 1, 5, 9, 5, 1, 1]
+    assert "preview" in provenance.of_file(frames.files[3]) and "trainedAlgorithmicMedia" in provenance.of_file(
+        frames.files[3]
+    )
     assert live_frames.sweep(frames.folder, forever()) and not frames.folder.exists()
     assert pixel(takes.frame_file(take, 2)) == (9, 9, 9)
