@@ -37,9 +37,10 @@ class Forecast:
         self._wanted = facts(request)
         return self._told[1] if self._told and self._told[0] == self._wanted else None
 
-    def look_each(self, requests: Iterable[ClipRequest]) -> list[Estimate | None]:
-        """What each of several clips would take by itself, where the engine has told; the others are asked soon."""
-        wanted = [facts(request) for request in requests]
+    def look_each(self, wanted: Iterable[ClipRequest]) -> list[Estimate | None]:
+        """What each of several clips would take by itself, where the engine has told; the others are asked soon.
+        wanted: their `facts`."""
+        wanted = list(wanted)
         unknown = [each for each in wanted if each not in self._known or each in self._doubted]
         self._several |= dict.fromkeys(each for each in unknown if each not in self._open.values())
         return [self._known.get(each) for each in wanted]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import bpy
 
-from . import gather, session, strips, timing
+from . import forecast, gather, session, strips, timing
 from .clips import stack
 from .clips.clip_folder import is_research_only
 from .footage import sources
@@ -105,7 +105,7 @@ def of_part(scene: bpy.types.Scene, span: tuple[int, int], new: int, stay: int) 
 
 def time_of(request: ClipRequest) -> str:
     """'about 9 s', or "" until the engine has told; notes that this is wanted."""
-    (estimate,) = session.current.forecast.look_each([request])
+    (estimate,) = session.current.forecast.look_each([forecast.facts(request)])
     return _time(estimate, 1) if estimate is not None else ""
 
 

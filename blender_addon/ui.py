@@ -24,6 +24,14 @@ STATE_ICON = {
 }
 
 
+MOST_JOBS = 20  # of the clips in the making that are drawn; the others are counted
+FIRST = (
+    JobState.RUNNING,
+    JobState.CAPTURING,
+    JobState.READY,
+    JobState.FAILED,
+)  # of them, and then the others
+
 CHARACTER = 6  # pixels: a little more than an average letter's width
 ICON = 26  # pixels: an icon before a label, and what a box takes
 
@@ -76,6 +84,16 @@ def job_title(job: Job) -> str:
     if job.reproduces is not None:
         title = tr("{clip} again", clip=title)
     return f"{title}: {tr(job.state.value)}" if job.ended else title
+
+
+def most_telling(jobs: list[Job]) -> list[Job]:
+    """Those that are drawn, in their order: what is at work and what went wrong, then what waits, then what is done."""
+
+    def rank(job: Job) -> int:
+        return FIRST.index(job.state) if job.state in FIRST else len(FIRST) + job.ended
+
+    chosen = {job.id for job in sorted(jobs, key=rank)[:MOST_JOBS]}
+    return [job for job in jobs if job.id in chosen]
 
 
 def job_line(job: Job) -> str:
@@ -243,7 +261,7 @@ class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
         live_picture.keep_only(jobs)
         if not jobs:
             layout.label(text="None yet")
-        for job in jobs:
+        for job in most_telling(jobs):
             box = layout.box()
             row = box.row()
             row.label(text=job_title(job), icon=STATE_ICON.get(job.state, "SORTTIME"))
@@ -267,6 +285,15 @@ class MUSEV_PT_jobs(Sidebar, bpy.types.Panel):
                 remedies.draw(box, remedies.for_job(job))
             elif job.state is JobState.READY:
                 draw_text(box, session.current.why_not_placed(job), line_width(context))
+        if (more := len(jobs) - MOST_JOBS) > 0:
+            waiting = sum(not job.ended for job in jobs)
+            said = tr(
+                "{count} more; {waiting} of all {all} have not ended",
+                count=more,
+                waiting=waiting,
+                all=len(jobs),
+            )
+            draw_text(layout, said, line_width(context), "INFO")
         if any(job.ended for job in jobs):
             layout.operator("musev.clear")
         if any(job.state is JobState.FAILED for job in jobs):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import bpy
 
-from .. import gather, outlook, prompt_track, session, strips
+from .. import forecast, gather, outlook, prompt_track, session, strips
 from ..clips import clip_folder, recall, stack, takes
 from ..gather import REFUSALS, SettingsError
 from ..making.jobs import Job
@@ -52,28 +52,33 @@ def selected(scene: bpy.types.Scene) -> list:
 def plan(scene: bpy.types.Scene, new_seeds: bool) -> list[Planned]:
     """What is to become of each selected strip; reads files only where strips of ours are among them. new_seeds: those
     get a seed that none of their takes has."""
-    planned = []
+    planned: list[Planned] = []
     for strip in selected(scene):
-        span = strips.span(strip)
-        try:
-            if sum(each.shot is not None for each in planned) == MAX_WAITING:
-                raise SettingsError(
-                    tr("An engine's queue has {most} clips at most; generate it later.", most=MAX_WAITING)
-                )
-            shot = _shot(scene, strip, new_seeds)
-            span = shot.span
-            if (beyond := span[1] - span[0] - MAX_FRAMES) > 0:
-                raise SettingsError(
-                    tr("It is {beyond} frames too long: a clip has at most {most}. Cut the strip.",
-                       beyond=beyond, most=MAX_FRAMES)
-                )  # fmt: skip
-            request = outlook.request_of(scene, shot.settings, span)
-            outlook.check_model(shot.settings.model)
-            gather.check_extras(shot.settings)
-            planned.append(Planned(strip.name, span, shot, request))
-        except REFUSALS as problem:
-            planned.append(Planned(strip.name, span, why_not=str(problem)))
+        planned.append(_plan(scene, strip, new_seeds, sum(each.shot is not None for each in planned)))
     return planned
+
+
+def _plan(scene: bpy.types.Scene, strip, new_seeds: bool, shots: int) -> Planned:
+    """What is to become of one strip, before which there are so many shots."""
+    span = strips.span(strip)
+    try:
+        if shots == MAX_WAITING:
+            raise SettingsError(
+                tr("An engine's queue has {most} clips at most; generate it later.", most=MAX_WAITING)
+            )
+        shot = _shot(scene, strip, new_seeds)
+        span = shot.span
+        if (beyond := span[1] - span[0] - MAX_FRAMES) > 0:
+            raise SettingsError(
+                tr("It is {beyond} frames too long: a clip has at most {most}. Cut the strip.",
+                   beyond=beyond, most=MAX_FRAMES)
+            )  # fmt: skip
+        request = outlook.request_of(scene, shot.settings, span)
+        outlook.check_model(shot.settings.model)
+        gather.check_extras(shot.settings)
+        return Planned(strip.name, span, shot, request)
+    except REFUSALS as problem:
+        return Planned(strip.name, span, why_not=str(problem))
 
 
 # --- what a strip gives ---------------------------------------------------------------------------
@@ -173,45 +178,89 @@ class Told:
     tight: str = ""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What is told of one strip. facts: of its request, as `forecast.facts` has them; None where why_not says why there
+    is none. Unlike `Planned` it holds nothing of Blender's."""
+
+    strip: str
+    frames: int
+    facts: ClipRequest | None
+    why_not: str
+    research_only: bool
+
+
 @dataclass
-class _Recent:
-    """What was told last: kept for a while that grows with what it took, so that drawing stays quick."""
+class _Look:
+    """A look at the selected strips, some at a drawing. of: what they were. to_do: the names of those that come.
+    until: it holds for a while that grows with the time that it took, so that drawing stays quick. told: the whole of
+    it, or what was told before of the same strips."""
 
     of: tuple = ()
+    to_do: list[str] = field(default_factory=list)
+    seen: list[_Seen] = field(default_factory=list)
+    took: float = 0.0
     until: float = 0.0
-    told: Told = field(default_factory=Told)
+    told: Told | None = None
 
 
-_recent = _Recent()
+_recent = _Look()
 KEPT_FOR = 20  # times as long as it took
+LOOK_S = 0.004  # at each drawing, about
 
 
 def told(scene: bpy.types.Scene, new_seeds: bool) -> Told:
-    """What a panel says of the selected strips. Notes that their estimates are wanted."""
+    """What a panel says of the selected strips. Where they are many, it says more with every drawing, and has the next
+    one come. Notes that their estimates are wanted."""
     global _recent
     started = time.perf_counter()
-    of = (scene.name, new_seeds, *((s.name, *strips.span(s), s.channel) for s in selected(scene)))
-    if of != _recent.of or started >= _recent.until:
-        said = _told(plan(scene, new_seeds))
-        now = time.perf_counter()
-        _recent = _Recent(of, now + KEPT_FOR * (now - started), said)
-    return _recent.told
+    chosen = selected(scene)
+    of = (scene.name, new_seeds, *((s.name, *strips.span(s), s.channel) for s in chosen))
+    if of != _recent.of or (not _recent.to_do and started >= _recent.until):
+        _recent = _Look(of, [s.name for s in chosen], told=_recent.told if of == _recent.of else None)
+    look = _recent
+    if not look.to_do:
+        return look.told or Told()
+    shown = strips.shown_strips(scene)
+    until = time.perf_counter() + LOOK_S
+    while look.to_do:
+        look.seen.append(_see(scene, shown[look.to_do.pop(0)], new_seeds, look.seen))
+        if time.perf_counter() >= until:
+            break
+    if not look.to_do:
+        look.told = _told(look.seen)
+    elif not bpy.app.timers.is_registered(session.redraw):
+        bpy.app.timers.register(session.redraw)
+    now = time.perf_counter()
+    look.took += now - started
+    look.until = now + KEPT_FOR * look.took
+    return look.told or _told(look.seen, len(look.to_do))
 
 
-def _told(planned: list[Planned]) -> Told:
-    refused = tuple((each.strip, each.why_not) for each in planned if each.shot is None)
-    wanted = [each for each in planned if each.shot is not None]
+def _see(scene: bpy.types.Scene, strip, new_seeds: bool, before: list[_Seen]) -> _Seen:
+    each = _plan(scene, strip, new_seeds, sum(one.facts is not None for one in before))
+    if each.shot is None:
+        return _Seen(each.strip, 0, None, each.why_not, False)
+    wanted, limited = forecast.facts(each.request), outlook.research_only(each.shot.settings)
+    return _Seen(each.strip, each.span[1] - each.span[0], wanted, "", limited)
+
+
+def _told(seen: list[_Seen], more: int = 0) -> Told:
+    """more: how many strips are still to be looked at; until then no time is told."""
+    refused = tuple((each.strip, each.why_not) for each in seen if each.facts is None)
+    wanted = [each for each in seen if each.facts is not None]
+    said = counted(len(wanted), sum(each.frames for each in wanted)) if wanted else []
+    if more:
+        return Told(", ".join([*said, tr("and {count} more strips", count=more)]), refused)
     if not wanted:
         return Told("", refused)
-    frames = sum(each.span[1] - each.span[0] for each in wanted)
-    said = counted(len(wanted), frames)
-    estimates = session.current.forecast.look_each(each.request for each in wanted)
+    estimates = session.current.forecast.look_each(each.facts for each in wanted)
     known = [each for each in estimates if each is not None]
     if len(known) == len(wanted):
         time_s = outlook.duration(sum(each.seconds for each in known))
         sure = all(each.num_jobs_known for each in known)  # a guess, until a clip was made
         said.append(tr("about {time}", time=time_s) if sure else tr("roughly {time}", time=time_s))
-    if any(outlook.research_only(each.shot.settings) for each in wanted):
+    if any(each.research_only for each in wanted):
         said.append(tr("research-only weights"))
     tight = [e for e in known if e.free_memory_mb is not None and e.memory_mb > e.free_memory_mb]
     if not tight:

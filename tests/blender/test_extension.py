@@ -161,6 +161,21 @@ def test_the_engine_panel_offers_what_can_be_done(empty_scene, monkeypatch):
     assert " ".join(draw(ui.MUSEV_PT_engine)).count("The engine ended.") == 20  # whole, over many lines
 
 
+def test_of_many_clips_those_that_tell_most_are_drawn(empty_scene, monkeypatch, tmp_path):
+    def clip(number, state):
+        return Job(
+            str(number), f"Clip{number}", "Scene", 1, tmp_path, ClipRequest(mode="text"), {}, state=state
+        )
+
+    states = [JobState.DONE] * 20 + [JobState.QUEUED] * 30 + [JobState.FAILED, JobState.RUNNING]
+    jobs = [clip(number, state) for number, state in enumerate(states)]
+    monkeypatch.setattr(session.current, "jobs", jobs)
+    assert ui.most_telling(jobs) == jobs[20:38] + jobs[50:] and ui.most_telling(jobs[:3]) == jobs[:3]
+    drawn = " ".join(draw(ui.MUSEV_PT_jobs)).replace(" ", "")
+    assert "Clip51" in drawn and "Clip20" in drawn and "Clip19" not in drawn and "Clip40" not in drawn
+    assert "32more;31ofall52havenotended" in drawn
+
+
 @pytest.mark.parametrize(
     ("state", "facts", "shown"),
     [

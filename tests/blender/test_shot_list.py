@@ -175,7 +175,7 @@ def test_estimates_of_several_clips_are_asked_for_once_each():
     from bl_ext.user_default.musev.protocol import ClipRequest
 
     client, ours = Client(), forecast.Forecast()
-    requests = [ClipRequest(mode="text", num_frames=n, prompt=str(n)) for n in (6, 12, 6)]
+    requests = [forecast.facts(ClipRequest(mode="text", num_frames=n, prompt=str(n))) for n in (6, 12, 6)]
     assert ours.look_each(requests) == [None, None, None]
     ours.ask(client)
     ours.ask(client)
@@ -187,6 +187,29 @@ def test_estimates_of_several_clips_are_asked_for_once_each():
     assert [each.seconds for each in ours.look_each(requests)] == [3.0, 6.0, 3.0]
     ours.forget()
     assert ours.look_each(requests) == [None, None, None]
+
+
+def test_many_strips_are_looked_at_some_at_each_drawing(engine, board, monkeypatch):
+    for number in range(5):
+        words(board, f"shot {number}", 10 * number + 1)
+    words(board, "", 100)
+    monkeypatch.setattr(shot_list, "LOOK_S", 0.0)  # one at a drawing
+    told = [shot_list.told(bpy.context.scene, True) for _ in range(6)]
+    assert [each.sentence for each in told[:2]] == [
+        "1 clip, 6 frames, and 5 more strips",
+        "2 clips, 12 frames, and 4 more strips",
+    ]
+    assert told[4].sentence == "5 clips, 30 frames, and 1 more strips" and told[4].refused == ()
+    assert told[5].sentence == "5 clips, 30 frames" and [name for name, _ in told[5].refused] == ["silent"]
+    assert bpy.app.timers.is_registered(session.redraw)  # so that there were further drawings
+    monkeypatch.setattr(shot_list, "KEPT_FOR", 0)
+    shot_list._recent.until = 0.0
+    assert (
+        shot_list.told(bpy.context.scene, True) == told[5]
+    )  # what was told stands until all are looked at anew
+    words(board, "another", 200)
+    assert shot_list.told(bpy.context.scene, True).sentence == "1 clip, 6 frames, and 6 more strips"
+    bpy.app.timers.unregister(session.redraw)
 
 
 # --- the clips ------------------------------------------------------------------------------------
