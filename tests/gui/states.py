@@ -153,10 +153,10 @@ def takes(driver: Driver) -> Steps:
         5,
     )
     driver.step("compare two side by side, and as a wipe")
-    yield from driver.press("musev.take_compare(take=\"take_001\", kind='SIDE'", 0.36)
+    yield from driver.press("musev.take_compare(take=\"take_001\", kind='SIDE'", 0.31)
     yield from driver.show("compare_side", whole=True)
     yield from driver.press("musev.take_compare_end(")
-    yield from driver.press("musev.take_compare(take=\"take_001\", kind='WIPE'", 0.45)
+    yield from driver.press("musev.take_compare(take=\"take_001\", kind='WIPE'", 0.4)
     yield from driver.show("compare_wipe")
     yield from driver.press("musev.take_compare_end(")
     driver.step("prune and restore")
