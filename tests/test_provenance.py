@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blender_addon import provenance
 from musev_engine import frames
 from musev_engine.provenance import TRAINED_MEDIA, xmp_of
 
@@ -62,3 +63,25 @@ def test_without_it_a_picture_says_nothing_and_bytes_are_always_the_same():
     assert frames.encode_png(PICTURES[0], xmp=XMP) == frames.encode_png(PICTURES[0].copy(), xmp=XMP)
     assert frames.encode_png(PICTURES[0], xmp=XMP) != plain
     assert "not known" in xmp_of("x", "y", "")
+
+
+def test_the_extension_writes_the_same_and_reads_it_out_of_frames(tmp_path):
+    png = frames.encode_png(PICTURES[0], xmp=XMP)
+    assert provenance.of_png(png) == provenance.of_png(png[: provenance.LOOKED_AT]) == XMP
+    plain = frames.encode_png(PICTURES[0])
+    assert provenance.with_packet(plain, XMP) == png and provenance.with_packet(plain, "") == plain
+    assert provenance.joined([XMP, XMP]) == XMP
+    assert (
+        provenance.of_png(plain) == provenance.of_png(png[:50]) == provenance.of_file(tmp_path / "none") == ""
+    )
+
+
+def test_a_picture_of_several_names_all_their_models():
+    other = xmp_of("MuseV for Blender 1.3", "b", "MIT")
+    told = ElementTree.fromstring(provenance.joined([XMP, "", other]).encode()).find(
+        ".//rdf:Description", NAMES
+    )
+    assert told.find("ext:DigitalSourceType", NAMES).text == TRAINED_MEDIA
+    assert told.find("ext:AISystemUsed", NAMES).text == "a <model> & more; b"
+    assert told.find("xmp:CreatorTool", NAMES).text == "MuseV for Blender 1.2; MuseV for Blender 1.3"
+    assert told.find("rights:UsageTerms//rdf:li", NAMES).text.endswith("licence: MIT.")

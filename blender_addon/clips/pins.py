@@ -7,12 +7,13 @@ stays as it was made.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import bpy
 
-from .. import strips
+from .. import provenance, strips
 from ..protocol import MAX_BLOB_BYTES, MAX_PINS, Pin, blob_sha256
 from ..translations import tr
 from . import stack, takes
@@ -126,6 +127,22 @@ def save_painted(pictures: Iterable[Path]) -> None:
     """Saves pins of ours that were painted on in Blender since their file was written. Raises StripError for one that
     can't be saved, and for another file that was painted on: that is the artist's own to save."""
     wanted = {os.path.normpath(file) for file in pictures}
+    _save_dirty(wanted)
+    for file in map(Path, wanted):
+        if file.parent.name == FOLDER and not provenance.of_file(file):
+            _say_again(file)
+
+
+def _say_again(file: Path) -> None:
+    """Has a pin of ours that was painted on say again that it is a generated picture: Blender saves it without that."""
+    if (named := re.match(r"(take_\d+)_(\d+)", file.stem)) is None:
+        return
+    packet = provenance.of_file(file.parent.parent / named[1] / f"{named[2]}.png")
+    if packet and (png := file.read_bytes()).startswith(PICTURES[0]):
+        takes.write_whole(file, provenance.with_packet(png, packet))
+
+
+def _save_dirty(wanted: Collection[str]) -> None:
     for image in bpy.data.images:
         file = Path(os.path.normpath(bpy.path.abspath(image.filepath)))
         if not image.is_dirty or str(file) not in wanted:

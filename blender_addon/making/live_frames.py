@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import provenance
 from ..clips import takes
 from ..clips.splice import Splice
 from ..protocol import ClipRequest, Preview
@@ -52,6 +53,7 @@ class LiveFrames:
         self._at = (np.arange(len(self._new)) + (self._new.start - self._first)) * float(fps / output_fps)
         self._previews: dict[int, bytes] = {}  # the newest of each generated frame
         self._unseen: dict[int, None] = {}  # whose newest is not on the disk yet, in order
+        self._packet = provenance.packet(request.model, f"A preview, made with the model {request.model}.")
         self._work = self._begin()
 
     @property
@@ -125,7 +127,8 @@ class LiveFrames:
 
     def _write(self, name: str, pixels: np.ndarray) -> Iterator[bool]:
         pieces = []
-        for piece in enlarged_png(pixels, self.request.width, self.request.height):
+        made = provenance.chunk(self._packet) if name != EMPTY else b""
+        for piece in enlarged_png(pixels, self.request.width, self.request.height, made):
             pieces.append(piece)
             yield False
         takes.write_whole(self.folder / name, b"".join(pieces))
@@ -211,8 +214,9 @@ def _paeth(a: int, b: int, c: int) -> int:
     return a if to_a <= to_b and to_a <= to_c else b if to_b <= to_c else c
 
 
-def enlarged_png(pixels: np.ndarray, width: int, height: int) -> Iterator[bytes]:
-    """uint8 (h, w, 3) -> the pieces of a PNG file of width x height, its pixels repeated.
+def enlarged_png(pixels: np.ndarray, width: int, height: int, more: bytes = b"") -> Iterator[bytes]:
+    """uint8 (h, w, 3) -> the pieces of a PNG file of width x height, its pixels repeated. more: a chunk of what else is
+    told in it.
 
     A row that is the same as the one above is stored as no difference, which takes next to no time to pack.
     """
@@ -225,6 +229,7 @@ def enlarged_png(pixels: np.ndarray, width: int, height: int) -> Iterator[bytes]
     yield (
         PNG_MAGIC
         + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + more
         + chunk(b"sRGB", b"\0")
     )
     packer = zlib.compressobj(1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from .. import stills
+from .. import provenance, stills
 from ..clips import takes
 from . import lettering
 
@@ -52,7 +52,8 @@ class Row:
 
 def write(file: Path, title: str, said: str, rows: Sequence[Row]) -> Iterator[Path | None]:
     """Writes `file`, and `file_2` and so on where the rows need more than one; gives each file's path once it is
-    written, and None at each step before. title, said: what stands above. Raises TakeError.
+    written, and None at each step before. title, said: what stands above. With frames on it, it says in XMP by which
+    models they were made. Raises TakeError.
     """
     parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)] or [()]
     for number, part in enumerate(parts, 1):
@@ -63,13 +64,22 @@ def write(file: Path, title: str, said: str, rows: Sequence[Row]) -> Iterator[Pa
         for piece in stills.png_pieces(pixels, BAND):
             pieces.append(piece)
             yield None
+        png = b"".join(pieces)
+        if any(row.frames for row in part):
+            packets = []
+            for row in part:
+                packets += [provenance.of_file(row.frames[number]) for number in chosen(len(row.frames))]
+                yield None
+            png = provenance.with_packet(png, provenance.joined(packets))
         takes.make_folder(path.parent)
-        takes.write_whole(path, b"".join(pieces))
+        takes.write_whole(path, png)
         yield path
 
 
 def chosen(count: int) -> list[int]:
-    """Which of `count` frames are shown: the first, the last, and those evenly between."""
+    """Which of `count` frames are shown: the first, the last, and those evenly between; none of 0."""
+    if not count:
+        return []
     return [int(at) for at in np.rint(np.linspace(0, count - 1, min(count, NUM_FRAMES)))]
 
 
@@ -117,7 +127,7 @@ def _words(sheet: np.ndarray, row: Row, top: int) -> Iterator[None]:
 def _pictures(sheet: np.ndarray, row: Row, size: tuple[int, int], left: int, top: int) -> Iterator[None]:
     width, height = size
     above = top + (PICTURE - height) // 2
-    for number in chosen(len(row.frames)) if row.frames else ():
+    for number in chosen(len(row.frames)):
         place = sheet[above : above + height, left : left + width]
         place[:] = EMPTY
         if (pixels := _picture(row.frames[number], width, height)) is not None:

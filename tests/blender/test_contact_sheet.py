@@ -8,7 +8,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import session, stills
+from bl_ext.user_default.musev import provenance, session, stills
 from bl_ext.user_default.musev.clips import clip_folder, stack, takes
 from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.shots import contact_sheet, lettering, sheet_rows, sheet_verbs, shot_record
@@ -146,6 +146,21 @@ def test_many_rows_are_several_pictures(empty_scene, tmp_path, monkeypatch):
     assert [file.name for file in files] == ["sheet.png", "sheet_2.png", "sheet_3.png"]
     heights = [read_image(file).shape[0] for file in files]
     assert heights == [HEADER + SHORT_ROW * k + MARGIN for k in (2, 2, 1)]
+
+
+def test_a_sheet_with_frames_says_which_models_made_them(empty_scene, tmp_path):
+    from fake_engine import png
+
+    files = [tmp_path / f"{number:04}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        told = provenance.packet(f"model {number // 2}", "Any.")
+        file.write_bytes(provenance.with_packet(png(16, 16, colour(number)), told))
+    for name, shown in (("with", files), ("without", [])):
+        rows = [Row("One", "done", "Done", frames=shown), Row("Two", "failed", "Failed", problem="No.")]
+        list(contact_sheet.write(tmp_path / f"{name}.png", "Title", "said", rows))
+    assert provenance.of_file(tmp_path / "with.png") == provenance.packet("model 0; model 1", "Any.")
+    assert provenance.of_file(tmp_path / "without.png") == ""
+    assert read_image(tmp_path / "with.png").shape[0] > HEADER
 
 
 def test_a_frame_that_can_not_be_read_leaves_its_place_empty(empty_scene, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import stills, strips
+from bl_ext.user_default.musev import provenance, stills, strips
 from bl_ext.user_default.musev.clips import stack, takes
 from bl_ext.user_default.musev.making import live_frames, live_strip
 from bl_ext.user_default.musev.making.jobs import JobState
@@ -380,8 +380,8 @@ def test_a_part_of_a_take_is_shown_among_the_frames_that_stay(tmp_path):
     frames.add(2)
     frames.advance(forever())
     assert frames.ready and [pixel(file)[0] for file in frames.files] == [1, 1, 1, 5, 9, 5, 1, 1]
-    assert "preview" in provenance.of_file(frames.files[3]) and "trainedAlgorithmicMedia" in provenance.of_file(
+    assert "preview" in provenance.of_file(
         frames.files[3]
-    )
+    ) and "trainedAlgorithmicMedia" in provenance.of_file(frames.files[3])
     assert live_frames.sweep(frames.folder, forever()) and not frames.folder.exists()
     assert pixel(takes.frame_file(take, 2)) == (9, 9, 9)

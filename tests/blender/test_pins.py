@@ -6,7 +6,7 @@ import bpy
 import montage
 import numpy as np
 import pytest
-from bl_ext.user_default.musev import strips
+from bl_ext.user_default.musev import provenance, strips
 from bl_ext.user_default.musev.clips import pin_verbs, pins, stack
 from bl_ext.user_default.musev.protocol import blob_sha256
 from test_extension import draw
@@ -85,6 +85,22 @@ def test_what_is_painted_over_a_frame_holds_in_what_is_made_then(view):
     assert len(pin_strips()) == 1 and again.pins != asked.pins
     assert blob_sha256(file.read_bytes()) in {pin.picture for pin in again.pins}
     ended(current)
+
+
+def test_a_frame_that_is_painted_on_says_on_that_a_model_made_it(view):
+    _, strip = view
+    frame, told = stack.shown(strip) / "0013.png", provenance.packet("mini", "Any.")
+    frame.write_bytes(provenance.with_packet(frame.read_bytes(), told))
+    bpy.ops.musev.paint_over()
+    image = painted(1.0)
+    file = strips.file_at(pin_strips()[0], 17)
+    pins.save_painted([file])
+    assert not image.is_dirty and provenance.of_file(file) == told
+    painted(0.5)
+    image.save()  # by hand
+    assert provenance.of_file(file) == ""
+    pins.save_painted([file])
+    assert provenance.of_file(file) == told
 
 
 def test_the_viewer_shows_a_pin_as_it_was_painted(view, tmp_path):
