@@ -143,7 +143,8 @@ def test_no_more_clips_than_an_engine_takes(board, monkeypatch):
     assert "2 clips at most" in plan()[3].why_not
 
 
-def test_a_panel_tells_it_before_it_happens(engine, board):
+def test_a_panel_tells_it_before_it_happens(engine, board, monkeypatch):
+    monkeypatch.setattr(shot_list, "LOOK_S", 60.0)  # however slow the machine is, all at one drawing
     words(board, "one", 1)
     words(board, "two", 7, length=12)
     words(board, "", 30)
