@@ -9,6 +9,7 @@ change under it, and an artist keeps the take that was better.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -123,7 +124,8 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too, also where nothing lies there
+            partial.unlink(missing_ok=True)
         raise explained(error, path) from error
 
 

@@ -56,6 +56,16 @@ def test_a_really_full_device_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_became_read_only_is_told(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(takes, "open", refuse, raising=False)
+    monkeypatch.setattr(takes.Path, "unlink", refuse)  # so does Linux, whether the file is there or not
+    with pytest.raises(takes.TakeError, match=r"No right to write .*0001\.png \(Read-only file system\)"):
+        takes.write_frame(tmp_path, 0, b"png")
+
+
 def test_a_file_in_the_way_of_the_folder_is_told(tmp_path):
     (tmp_path / "Dancer").write_text("a file")
     with pytest.raises(takes.TakeError, match="can't be written"):
