@@ -17,8 +17,9 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from typing import BinaryIO
+from pathlib import Path
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -92,6 +93,9 @@ class EngineClient:
         """
         self.close()
         host, port = split_url(url)
+        if self.url and split_url(self.url)[0] != host:  # another's: our models were not meant for it
+            for id in self.adding:
+                self._uploads.end_file(id)
         try:
             family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         except OSError as error:
@@ -151,17 +155,22 @@ class EngineClient:
         Raises ProtocolError where nothing is connected."""
         self._send_message(message)
 
-    def add_model(self, wanted: AddModel, file: BinaryIO) -> None:
-        """Give the engine an open file of `wanted.size` bytes as a model: piece by piece, after all else that is to be
-        sent; it is closed in the end. Told by ModelProgress, or Refused. Raises ProtocolError where nothing is
-        connected."""
+    def add_model(self, wanted: AddModel, path: Path) -> None:
+        """Give the engine a file of `wanted.size` bytes as a model: piece by piece, after all else that is to be sent.
+        Told by ModelProgress, or Refused. A connection to the same host that comes after this one was lost goes on with
+        it. Raises ProtocolError where nothing is connected."""
         self._send_message(wanted)
-        self._uploads.add_model(wanted, file)
+        self._uploads.add_model(wanted, path)
 
     def cancel_model(self, id: str) -> None:
         """Stop what is being done with a model. Raises ProtocolError where nothing is connected."""
         self._uploads.end_file(id)
         self._send_message(CancelModel(id))
+
+    @property
+    def adding(self) -> tuple[str, ...]:
+        """The ids of the models whose files are on their way, or wait for a connection."""
+        return tuple(self._uploads.files)
 
     def ask_status(self) -> None:
         self._send_message(protocol.AskStatus())
@@ -187,7 +196,8 @@ class EngineClient:
         events: list[Event] = []
         try:
             if self.state is not ClientState.CLOSED and self._is_linked():
-                while (self._send() | self._receive(events)) and time.monotonic() < start + budget_s:
+                steps = self._send, partial(self._receive, events), self._uploads.compare
+                while any([step() for step in steps]) and time.monotonic() < start + budget_s:
                     pass
             if self.state is ClientState.CONNECTING and time.monotonic() > self._deadline:
                 raise _Lost(
@@ -317,6 +327,8 @@ class EngineClient:
             if message.protocol_version != protocol.PROTOCOL_VERSION:
                 raise _version_mismatch(message.protocol_version)
             self.welcome, self.state = message, ClientState.OPEN
+            files = (file.wanted for file in self._uploads.files.values())
+            self._control.extend(wanted for wanted in files if wanted not in self._control)
         elif isinstance(message, Menus):
             self.menus = message
         elif isinstance(message, ModelShelf) and self.welcome is not None:

@@ -564,13 +564,15 @@ class RemoveModel(Message):
 
 @dataclass(frozen=True)
 class AddModel(Message):
-    """Take a file of mine as a model: what follows in `ModelSlice`s on this connection. id: what it will be called;
-    suffix: of the file's name; size: bytes. role: one of ADDABLE, "" for what the file seems to be. title, licence,
-    licence_url, commercial: as in ShelfModel; licence "" where it isn't known. stands_for: of a ControlNet, the known
-    one in whose place it is used, "" for the one that its name tells.
+    """Take a file of mine as a model. Answered by SendModel, and then the file comes in ModelSlices on this connection; or
+    by Refused. id: what it will be called; suffix: of the file's name; size: bytes. role: one of ADDABLE, "" for what
+    the file seems to be. title, licence, licence_url, commercial: as in ShelfModel; licence "" where it isn't known.
+    stands_for: of a ControlNet, the known one in whose place it is used, "" for the one that its name tells.
 
-    Told by ModelProgress: running while it arrives and is looked into, then its end; or Refused. The file is in the
-    models folder whole or not at all; CancelModel, or the connection's end, throws away what has come of it.
+    Told by ModelProgress: running while it arrives and is looked into, then its end. The file is in the models folder
+    whole or not at all. CancelModel throws away what has come of it; what had come when the connection or the engine
+    ended is kept for some days, and gone on with by who says AddModel of that name, suffix and size again. sha256: of the
+    file, where all of it was sent and only the answer lacks.
     """
 
     id: str = limited(pattern=MODEL_ID)
@@ -582,16 +584,18 @@ class AddModel(Message):
     licence_url: str = limited("", pattern=r"(https?://\S+)?", longest=500)
     commercial: bool | None = None
     stands_for: str = limited("", pattern=f"({MODEL_ID})?")
+    sha256: str = limited("", pattern=f"({SHA256})?")
 
 
 @dataclass(frozen=True)
 class ModelSlice(Message):
-    """Bytes [offset, offset + len(data)) of the file of an AddModel; slices come in order. Those of one that is no
-    longer wanted are passed over."""
+    """Bytes [offset, offset + len(data)) of the file of an AddModel, in order: from where SendModel says, or from 0.
+    sha256: of the whole file, in the slice that ends it. Those of a file that is no longer wanted are passed over."""
 
     id: str = limited(pattern=MODEL_ID)
     offset: int = limited(low=0, high=MAX_MODEL_BYTES)
     data: bytes
+    sha256: str = limited("", pattern=f"({SHA256})?")
 
 
 @dataclass(frozen=True)
@@ -724,6 +728,16 @@ class ModelShelf(Message):
     models: tuple[ShelfModel, ...] = ()
     ready: tuple[ModelInfo, ...] = ()
     offline: str = ""
+
+
+@dataclass(frozen=True)
+class SendModel(Message):
+    """Send the file of your AddModel. offset: so many bytes of it are here from an upload that broke off, and sha256 is
+    theirs: a client whose file begins so sends what follows them, any other the whole file."""
+
+    id: str = limited(pattern=MODEL_ID)
+    offset: int = limited(0, low=0, high=MAX_MODEL_BYTES)
+    sha256: str = limited("", pattern=f"({SHA256})?")
 
 
 @dataclass(frozen=True)

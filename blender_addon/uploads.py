@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from pathlib import Path
 
 from . import protocol
 from .protocol import (
@@ -20,27 +23,31 @@ from .protocol import (
     Problem,
     ProtocolError,
     Refused,
+    SendModel,
     Submit,
 )
 
+COMPARED_BYTES = 512 * 1024  # of a file's beginning, at a time
+
 
 class Uploads:
-    """Of one connection. said: what we say in the engine's name, to be told with what it says itself. files: of models,
-    by their ids."""
+    """said: what we say in the engine's name, to be told with what it says itself. files: of models, by their ids; they
+    outlive the connection, and go on with the next one."""
 
     def __init__(self):
         self.said: list[Message] = []
-        self.files: dict[str, tuple[BinaryIO, Iterator[ModelSlice]]] = {}
+        self.files: dict[str, ModelFile] = {}
         self.close()
 
     def close(self) -> None:
-        """Forgets everything; models' files are closed."""
+        """The connection is gone: forgets clips' inputs, and closes models' files."""
         self._submitted: dict[str, tuple[Submit, Mapping[str, bytes]]] = {}
         self._inputs: deque[tuple[str, Iterator[Message]]] = deque()  # of jobs
         self._sent: set[tuple[str, str]] = set()  # (job, sha256)
         self._problem: Problem | None = None  # why the engine did not take an input
-        for id in list(self.files):
-            self.end_file(id)
+        self._words: deque[Message] = deque()  # about files that can't be read
+        for file in self.files.values():
+            file.close()
 
     @property
     def inputs_wait(self) -> bool:
@@ -67,39 +74,48 @@ class Uploads:
         self._submitted.pop(job, None)
         self._inputs = deque(each for each in self._inputs if each[0] != job)
 
-    def add_model(self, wanted: AddModel, file: BinaryIO) -> None:
-        """Sends an open file of `wanted.size` bytes after everything else, and closes it."""
+    def add_model(self, wanted: AddModel, path: Path) -> None:
+        """Remembers a file of `wanted.size` bytes, which goes after everything else once the engine asks for it."""
         self.end_file(wanted.id)
-        self.files[wanted.id] = file, _slices(wanted, file)
+        self.files[wanted.id] = ModelFile(wanted, path)
 
     def end_file(self, id: str) -> None:
         if id in self.files:
-            self.files.pop(id)[0].close()
+            self.files.pop(id).close()
+
+    def compare(self) -> bool:
+        """Reads some of a file of which the engine has the beginning; whether there was any to read."""
+        file = next((file for file in self.files.values() if file.comparing), None)
+        if file is not None:
+            try:
+                file.compare()
+            except OSError as error:
+                self._lose(file, error)
+        return file is not None
 
     def next(self) -> Message | None:
         """The next slice: inputs before models' files."""
-        message = None
+        message = self._words.popleft() if self._words else None
         while message is None and self._inputs:
             message = next(self._inputs[0][1], None)
             if message is None:
                 self._inputs.popleft()
-        while message is None and self.files:
-            message = self._next_of_file(next(iter(self.files)))
+        file = next((file for file in self.files.values() if file.sending), None)
+        if message is None and file is not None:
+            try:
+                message = file.slice()
+            except OSError as error:
+                self._lose(file, error)
+                message = self._words.popleft()
         return message
 
-    def _next_of_file(self, id: str) -> Message | None:
-        """None after the last. Where the file can't be read on, the engine is told to forget it, and we refuse in its
-        name."""
-        try:
-            piece = next(self.files[id][1], None)
-        except OSError as error:
-            remedy = "See that the file stays where it is, and add it again."
-            problem = Problem("file_error", f"The file can't be read: {error.strerror or error}", id, remedy)
-            self.said.append(Refused(problem, model=id))
-            piece = CancelModel(id)
-        if not isinstance(piece, ModelSlice):
-            self.end_file(id)
-        return piece
+    def _lose(self, file: ModelFile, error: OSError) -> None:
+        """A file can't be read on: the engine is told to forget it, and we refuse in its name."""
+        id, remedy = file.wanted.id, "See that the file stays where it is, and add it again."
+        problem = Problem("file_error", f"The file can't be read: {error.strerror or error}", id, remedy)
+        self.said.append(Refused(problem, model=id))
+        self._words.append(CancelModel(id))
+        self.end_file(id)
 
     def take(self, message: Message) -> Message:
         """What the engine said -> the same, or what we say in its name: asked for inputs, their upload begins; asked
@@ -107,8 +123,15 @@ class Uploads:
         match message:
             case NeedBlobs(job) if job in self._submitted:
                 return self._begin(message)
-            case ModelProgress(id) if message.state in ("failed", "cancelled"):
+            case SendModel(id) if id in self.files:
+                try:
+                    self.files[id].open(message)
+                except OSError as error:
+                    self._lose(self.files[id], error)
+            case ModelProgress(id, state="done"):
                 self.end_file(id)
+            case ModelProgress(id, state="failed" | "cancelled") if id in self.files and self.files[id].asked:
+                self.end_file(id)  # otherwise it is told of the connection before
             case Refused() if message.model:
                 self.end_file(message.model)
             case Refused() if message.job is None and self._submitted:
@@ -145,12 +168,64 @@ def _inputs(need: NeedBlobs, wanted: Submit, blobs: Mapping[str, bytes]) -> Iter
     yield wanted
 
 
-def _slices(wanted: AddModel, file: BinaryIO) -> Iterator[ModelSlice]:
-    """The file in slices. Raises OSError where it can't be read, or isn't as long as it was."""
-    offset = 0
-    while offset < wanted.size:
-        data = file.read(min(protocol.SLICE_BYTES, wanted.size - offset))
+class ModelFile:
+    """A model's file on its way: asked for, compared as far as the engine has it already, then sent in slices.
+
+    asked: whether it was, on this connection. comparing, sending: which of these there is to do. at: bytes that are
+    compared or sent. Its methods raise OSError where the file can't be read, isn't as long as it was, or
+    changes while it is sent."""
+
+    def __init__(self, wanted: AddModel, path: Path):
+        self.wanted, self._path, self._file = wanted, path, None
+        self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._ask = None, SendModel(self.wanted.id)
+        self.asked = self.comparing = self.sending = False
+        self.at = 0
+
+    def open(self, ask: SendModel) -> None:
+        """Begin with what the engine asks for."""
+        self.close()
+        self.wanted = dataclasses.replace(self.wanted, sha256="")
+        self._ask, self._file, self.asked = ask, self._path.open("rb"), True
+        self._opened = self._stamp()
+        self._begin()
+        self.comparing, self.sending = ask.offset > 0, ask.offset == 0
+
+    def compare(self) -> None:
+        """Read on in what the engine has; once that is read, slices follow it, or begin anew if it isn't the same."""
+        self._read(min(COMPARED_BYTES, self._ask.offset - self.at))
+        if self.at == self._ask.offset:
+            if self._hash.hexdigest() != self._ask.sha256:
+                self._begin()
+            self.comparing, self.sending = False, True
+
+    def slice(self) -> ModelSlice:
+        offset, size = self.at, self.wanted.size
+        data = self._read(min(protocol.SLICE_BYTES, size - offset))
+        whole = self.at == size
+        if whole and self._stamp() != self._opened:
+            raise OSError("it has changed while it was sent")
+        if whole:  # should the connection end before we are told, the engine can say that it has it
+            self.wanted = dataclasses.replace(self.wanted, sha256=self._hash.hexdigest())
+        self.sending = not whole
+        return ModelSlice(self.wanted.id, offset, data, self.wanted.sha256)
+
+    def _begin(self) -> None:
+        self._file.seek(0)
+        self.at, self._hash = 0, hashlib.sha256()
+
+    def _read(self, count: int) -> bytes:
+        data = self._file.read(count)
         if not data:
-            raise OSError(f"it ends after {offset:,} of {wanted.size:,} bytes")
-        yield ModelSlice(wanted.id, offset, data)
-        offset += len(data)
+            raise OSError(f"it ends after {self.at:,} of {self.wanted.size:,} bytes")
+        self.at += len(data)
+        self._hash.update(data)
+        return data
+
+    def _stamp(self) -> tuple[int, int]:
+        told = os.fstat(self._file.fileno())
+        return told.st_size, told.st_mtime_ns

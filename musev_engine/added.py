@@ -2,20 +2,21 @@
 not at all.
 
 A file that arrives lies in the models folder's `.incoming/NAME.added` with `told.json` beside it, what was said of it.
-`settle` looks into it and puts it in its place; what is known of it then lies in `.added/NAME.json`. Imports torch only
-to look into PyTorch's own files, as bare tensors.
+`settle` looks into it and puts it in its place; what is known of it then lies in `.added/NAME.json`. One that broke off
+is kept for some days, to be gone on with. Imports torch only to look into PyTorch's own files, as bare tensors.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from musev_engine import downloads, kinds, registry
+from musev_engine import downloads, kinds, locks, registry
 from musev_engine.errors import EngineError
 from musev_engine.kinds import Header
 
@@ -27,7 +28,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"  # an image model's name follows a motion model's in a request
 MAX_BYTES, MAX_ADDED = 16 * 2**30, 200
 COPY_BYTES = 4 * 2**20
-FORGOTTEN_S = 24 * 3600.0  # after which nothing more of a file will come
+KEPT_S, MAX_KEPT = 3 * 24 * 3600.0, 4  # of files that broke off: how long, and how many of them
 FILE, TOLD = "model", "told.json"  # of one that arrives
 
 
@@ -37,7 +38,7 @@ class Wanted:
 
     role: one of ROOMS, "" for what the file seems to be. licence: its name, "" where whoever adds it doesn't know;
     commercial: whether one may sell what it makes. stands_for: of a ControlNet, the known one in whose place it is
-    used, "" for the one that its name tells.
+    used, "" for the one that its name tells. sha256: of the file, "" where nobody has told it.
     """
 
     id: str
@@ -49,25 +50,60 @@ class Wanted:
     licence_url: str = ""
     commercial: bool | None = None
     stands_for: str = ""
+    sha256: str = ""
 
 
-def begin(wanted: Wanted) -> Path:
-    """Make room for a file, and give the path that its bytes are to be written to.
+def begin(wanted: Wanted, promised: int = 0) -> Path:
+    """Make room for a file, and give the path that its bytes are to be written to: what came of it before it broke off
+    lies there already. promised: bytes that other files on their way will take. Whoever calls it holds the model.
 
     Raises EngineError: "bad_name", "name_taken", "bad_model" (its kind, suffix or size) or "disk_full".
     """
     _check(wanted)
     root = registry.models_folder()
     root.mkdir(parents=True, exist_ok=True)
-    drop(wanted.id)
-    for folder in (root / registry.INCOMING).glob("*.added"):  # of an engine that was killed meanwhile
-        if folder.stat().st_mtime < time.time() - FORGOTTEN_S:
-            shutil.rmtree(folder, ignore_errors=True)
-    downloads.check_space(root, wanted.size)
     folder = _incoming(wanted.id)
-    folder.mkdir(parents=True)
-    (folder / TOLD).write_text(json.dumps(asdict(wanted)), encoding="utf-8")
-    return folder / f"{FILE}{wanted.suffix}"
+    file = folder / f"{FILE}{wanted.suffix}"
+    if not _goes_on(wanted, folder):
+        drop(wanted.id)
+    forget_old()
+    downloads.check_space(root, wanted.size + promised - (file.stat().st_size if file.exists() else 0))
+    folder.mkdir(parents=True, exist_ok=True)
+    _tell(wanted)
+    return file
+
+
+def _goes_on(wanted: Wanted, folder: Path) -> bool:
+    """Whether what is there may be the beginning of this file; whether it is, only its bytes tell."""
+    try:
+        told = Wanted(**json.loads((folder / TOLD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # nothing, or cut off as it was written
+        return False
+    return (told.suffix, told.size) == (wanted.suffix, wanted.size)
+
+
+def forget_old() -> None:
+    """Throw away what broke off long ago, and of the rest all but the newest few; not what is still arriving."""
+    root = registry.models_folder()
+    newest_first = sorted((root / registry.INCOMING).glob("*.added"), key=_changed_at, reverse=True)
+    for number, folder in enumerate(newest_first):
+        if number >= MAX_KEPT or _changed_at(folder) < time.time() - KEPT_S:
+            # a process that holds it is at work on it
+            with contextlib.suppress(EngineError), locks.hold(root, folder.stem, "being forgotten"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _changed_at(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+
+
+def arrived(wanted: Wanted, sha256: str) -> None:
+    """Note the hash that a file which has come whole should have; `settle` compares it."""
+    _tell(replace(wanted, sha256=sha256))
+
+
+def _tell(wanted: Wanted) -> None:
+    (_incoming(wanted.id) / TOLD).write_text(json.dumps(asdict(wanted)), encoding="utf-8")
 
 
 def drop(id: str) -> None:
@@ -93,8 +129,13 @@ def check_header(wanted: Wanted, tensors: dict) -> str:
 def settle(id: str) -> registry.KnownModel:
     """Look into a file that has arrived whole, and put it in its place. What doesn't do is thrown away.
 
-    Raises EngineError: "bad_model" for a damaged file, "wrong_kind", "name_taken".
+    Raises EngineError: "bad_model" for a damaged file, "wrong_kind", "name_taken", "model_busy".
     """
+    with locks.hold(registry.models_folder(), id, "being looked into"):
+        return _settle(id)
+
+
+def _settle(id: str) -> registry.KnownModel:
     folder = _incoming(id)
     try:
         wanted = Wanted(**json.loads((folder / TOLD).read_text(encoding="utf-8")))
@@ -105,6 +146,8 @@ def settle(id: str) -> registry.KnownModel:
         role = check_header(wanted, header.tensors)
         stands_for = _net(wanted) if role == "controlnet" else ""
         sha256 = registry.sha256_of(file)
+        if wanted.sha256 not in ("", sha256):
+            raise _bad("The file that came is not the one that was sent", f"sha256 {sha256}", "Add it again.")
         _check(wanted)  # once more: another may have come meanwhile
         place = registry.models_folder() / ROOMS[role] / f"{id}{wanted.suffix}"
         if place.exists():
@@ -134,6 +177,13 @@ def add_file(
 
     Raises EngineError as `begin` and `settle`, OSError where it can't be read or written.
     """
+    _check(wanted)
+    with locks.hold(registry.models_folder(), wanted.id, "being added"):
+        _copy(path, wanted, told)
+        return _settle(wanted.id)
+
+
+def _copy(path: Path, wanted: Wanted, told: Callable[[int], None]) -> None:
     with path.open("rb") as source:
         if wanted.suffix == ".safetensors":  # before anything is copied
             check_header(wanted, kinds.header_of(source, wanted.size).tensors)
@@ -146,7 +196,6 @@ def add_file(
         except OSError:
             drop(wanted.id)
             raise
-    return settle(wanted.id)
 
 
 def name_of(path: str) -> str:
@@ -243,8 +292,8 @@ def _incoming(id: str) -> Path:
     return registry.models_folder() / registry.INCOMING / f"{id}.added"
 
 
-def _bad(message: str, value: object) -> EngineError:
-    return EngineError(message, value, "Download the file again.", code="bad_model")
+def _bad(message: str, value: object, remedy: str = "Download the file again.") -> EngineError:
+    return EngineError(message, value, remedy, code="bad_model")
 
 
 def _taken(id: str, by: str) -> EngineError:

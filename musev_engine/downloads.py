@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from musev_engine import locks
 from musev_engine.errors import EngineError
 from musev_engine.registry import (
     ADDED,
@@ -85,9 +86,14 @@ def fetch(
     """Download what `look_up` found and put it in its place; gives the model's folder. Progress goes to stderr, and to
     `told`: a file's name and how many bytes of it are here.
 
-    Raises EngineError as `look_up`, and "disk_full", or "wrong_hash" when what came isn't what it should be (it
-    is thrown away). Broken off, it goes on from there the next time.
+    Raises EngineError as `look_up`, and "model_busy", "disk_full", or "wrong_hash" when what came isn't what it should
+    be (it is thrown away). Broken off, it goes on from there the next time.
     """
+    with locks.hold(models_folder(), model.id, "being downloaded"):
+        return _fetch(model, remotes, told)
+
+
+def _fetch(model: KnownModel, remotes: list[Remote], told: Callable[[str, int], None]) -> Path:
     root = models_folder()
     incoming = root / INCOMING / model.id
     incoming.mkdir(parents=True, exist_ok=True)
@@ -103,7 +109,13 @@ def fetch(
 
 
 def remove(model: KnownModel) -> list[Path]:
-    """Delete a model's files from the models folder (never from added ones), and what was begun of it."""
+    """Delete a model's files from the models folder (never from added ones), and what was begun of it. Whether
+    somebody uses it is not asked here. Raises EngineError, code "model_busy"."""
+    with locks.hold(models_folder(), model.id, "being removed"):
+        return _remove(model)
+
+
+def _remove(model: KnownModel) -> list[Path]:
     root, gone = models_folder(), []
     for file in model.files:
         for form in file.forms():

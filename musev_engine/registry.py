@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from musev_engine import locks
 from musev_engine.errors import EngineError
 
 KNOWN = Path(__file__).parent / "assets" / "models.toml"
@@ -219,9 +220,11 @@ def image_models() -> dict[str, Path]:
 def verify(id: str) -> dict[str, str]:
     """File name -> what reading it showed: "ok", "missing", "not known" (no hash to compare with), or what's wrong.
 
-    Compared with the known hash, else with the one it was downloaded with.
+    Compared with the known hash, else with the one it was downloaded with. Raises EngineError, code "model_busy", while
+    another process changes its files.
     """
     wanted = model(id)
+    locks.check_free(models_folder(), wanted.id)
     paths, kept = here(wanted), receipt(wanted)
     return {file.name: _verdict(file, paths.get(file.name), kept) for file in wanted.files}
 

@@ -35,12 +35,11 @@ from blender_addon.protocol import (
     Preview,
     Problem,
     Progress,
-    ProtocolError,
     Queue,
     Refused,
     Welcome,
 )
-from server import extras
+from server import in_use
 from server.connection import Client
 from server.estimates import Estimator, Remaining, free_mb
 from server.jobs import JobStore
@@ -78,6 +77,7 @@ class App:
         self._loaded: tuple[int | None, str] = (None, "")  # the worker process, and the model that it has
         self.previews: dict[int, Preview] = {}  # its newest of each frame
         self.shelf = Shelf(self._shelf_changed)
+        self._in_use = in_use.InUse(store.database)
         self._shelf_told: ModelShelf | None = None
         self._queue = Queue()
         self._connections = 0
@@ -87,6 +87,7 @@ class App:
     async def listen(self, host: str, port: int) -> Server:
         """Open the socket (port 0: the system chooses). Raises OSError if it can't be had."""
         self._looking = asyncio.create_task(self.look_for_menus())
+        await self.tell_use()
         return await serve(
             self._converse,
             host,
@@ -121,6 +122,12 @@ class App:
         while parent_lives() or any(self.store.counts().values()):
             await asyncio.sleep(PARENT_CHECK_S)
         self.stopped.set()
+
+    async def stop(self) -> None:
+        """End the processes, and take back what was told to others."""
+        await self.shelf.stop()
+        await self.worker.stop()
+        self._in_use.close()
 
     # --- jobs -----------------------------------------------------------------------------------------
 
@@ -205,20 +212,13 @@ class App:
         return await asyncio.to_thread(lambda: told(models_here()))
 
     async def check_unused(self, id: str) -> None:
-        """Raises ProtocolError, code "model_in_use", while a clip that is being made, or waits, needs a model."""
-        queue = self.store.queue()
-        jobs = {job: self.store.request(job) for job in (*filter(None, (queue.running,)), *queue.waiting)}
-        users = await asyncio.to_thread(
-            lambda: [job for job, asked in jobs.items() if id in extras.needed(asked)]
-        )
-        if not users:
-            return
-        running = ["the clip that is being made"] * (queue.running in users)
-        count = len(users) - len(running)
-        said = running + [f"{count} clip{'' if count == 1 else 's'} in the queue"] * bool(count)
-        what = next((asked.prompt[:60] for job, asked in jobs.items() if job in users and asked.prompt), "")
-        remedy = "Let them be made first, or cancel them" + (f"; one shows: {what}" if what else "") + "."
-        raise ProtocolError(f"This model is needed by {' and '.join(said)}", id, remedy, "model_in_use")
+        """Raises EngineError as `in_use.check`."""
+        await self.tell_use()
+        await asyncio.to_thread(in_use.check, id)
+
+    async def tell_use(self) -> None:
+        """See that others who share the models folder can know what our clips need."""
+        await asyncio.to_thread(self._in_use.tell)
 
     async def _shelf_changed(self, models_changed: bool) -> None:
         if models_changed:

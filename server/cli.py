@@ -164,8 +164,7 @@ async def _serve(args, store, token: str, parent_lives: Callable[[], bool]) -> N
             for task in done:
                 task.result()  # raises what ended it, if it was not asked to end
     finally:
-        await app.shelf.stop()
-        await worker.stop()
+        await app.stop()
         store.close()
 
 

@@ -20,6 +20,7 @@ EXIT_CODES = """exit status:
   5  offline mode, and it would need the network
   6  the model, or a file of it, isn't here
   7  a file isn't what it should be (size or sha256), or an added one is of no kind that this engine can use
+  8  a clip that an engine is to make needs the model, or another process is at work on its files
 """
 STATUS = {
     "unknown_model": 3,
@@ -31,6 +32,8 @@ STATUS = {
     "wrong_kind": 7,
     "name_taken": 2,
     "bad_name": 2,
+    "model_in_use": 8,
+    "model_busy": 8,
 }
 
 
@@ -204,6 +207,7 @@ def verify(args: argparse.Namespace) -> int:
 def remove(args: argparse.Namespace) -> int:
     from musev_engine import downloads, registry
     from musev_engine.errors import EngineError
+    from server import in_use
 
     wanted = [registry.model(id) for id in args.id]
     root = registry.models_folder()
@@ -218,11 +222,13 @@ def remove(args: argparse.Namespace) -> int:
                 "This model can't be removed", f"{model.id}: {where}", "See: musev models list --installed",
                 "missing_model",
             )  # fmt: skip
+        in_use.check(model.id)
     if not args.yes and not _yes(f"Delete {', '.join(args.id)} from {root}?"):
         raise EngineError(
             "Nothing was deleted", ", ".join(args.id), "Say yes, or give --yes.", "not_confirmed"
         )
     for model in wanted:
+        in_use.check(model.id)  # once more: the question may have stood for long
         gone = downloads.remove(model)
         print(f"{model.id}: {len(gone)} files deleted", file=sys.stderr)
     return 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import uuid
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from websockets.asyncio.server import ServerConnection
@@ -46,6 +47,8 @@ from server.worker_process import problem_of
 if TYPE_CHECKING:
     from server.app import App
 
+REFUSED = (ValueError, OSError, sqlite3.Error)  # ProtocolError and EngineError are ValueErrors
+
 
 class Client:
     """One connection: its upload, and the jobs it follows."""
@@ -57,6 +60,8 @@ class Client:
         self._arrivals: dict[str, Arrival] = {}  # models' files on their way, by what they will be called
         self._followers: dict[str, asyncio.Task] = {}
         self._telling: asyncio.Task | None = None
+        self._begun: set[asyncio.Task] = set()  # so that each is kept to its end
+        self._left = False
 
     async def send(self, message: Message) -> None:
         await self._connection.send(protocol.encode(message))
@@ -69,7 +74,7 @@ class Client:
         try:
             message = protocol.decode(raw)
             await self._do(message)
-        except (ValueError, OSError, sqlite3.Error) as error:  # ProtocolError and EngineError are ValueErrors
+        except REFUSED as error:
             whose = (getattr(message, name, None) for name in ("job", "id"))
             await self.send(Refused(problem_of(error), *whose))
 
@@ -104,8 +109,8 @@ class Client:
             case RemoveModel(id):
                 await app.check_unused(id)
                 await app.shelf.remove(id)
-            case AddModel(id):
-                self._arrivals[id] = await app.shelf.add(message)
+            case AddModel():
+                self._start(self._begin_arrival(message))
             case ModelSlice(id) if id in self._arrivals:
                 await app.shelf.take(self._arrivals[id], message)
             case ModelSlice():
@@ -125,6 +130,7 @@ class Client:
         store, job = self._app.store, wanted.job
         request = wanted.request if isinstance(wanted, Submit) else store.request(wanted.of)
         if not store.knows(job):
+            await self._app.tell_use()
             await asyncio.to_thread(extras.find, request)
         if not store.knows(job) and (missing := store.missing_blobs(request)):
             if isinstance(wanted, Retry):
@@ -165,6 +171,25 @@ class Client:
         except (ProtocolError, OSError):
             self._upload = None
             raise
+
+    async def _begin_arrival(self, wanted: AddModel) -> None:
+        """Takes as long as reading what is here of the file already; other messages go on meanwhile."""
+        with contextlib.suppress(ConnectionClosed):
+            try:
+                arrival = await self._app.shelf.add(wanted)
+            except REFUSED as error:
+                await self.send(Refused(problem_of(error), model=wanted.id))
+                return
+            if arrival is not None:
+                self._arrivals[wanted.id] = arrival
+                if self._left:
+                    self._app.shelf.lost([arrival])
+                await self.send(arrival.ask)
+
+    def _start(self, work: Coroutine) -> None:
+        task = asyncio.create_task(work)
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
 
     # --- what it is told ------------------------------------------------------------------------------
 
@@ -217,6 +242,7 @@ class Client:
             await app.change_since(seen)
 
     def leave(self) -> None:
+        self._left = True
         self._drop_upload()
         self._app.shelf.lost(list(self._arrivals.values()))
         for task in (self._telling, *self._followers.values()):

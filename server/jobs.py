@@ -79,16 +79,26 @@ class JobStore:
     """
 
     def __init__(self, folder: Path):
+        from musev_engine import locks
+
         self.folder = folder.absolute()
         self.blobs, self.frames, self.incoming = (
             self.folder / name for name in ("blobs", "frames", "incoming")
         )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock(self.folder / "engine.lock")
+        self._lock = locks.lock(self.folder / "engine.lock")
+        if self._lock is None:
+            raise ProtocolError(
+                "Another engine has this state folder",
+                str(self.folder),
+                "Connect to that engine, stop it, or give another folder with --state-dir.",
+                "state_in_use",
+            )
         shutil.rmtree(self.incoming, ignore_errors=True)  # uploads that were cut off
         for part in (self.blobs, self.frames, self.incoming):
             part.mkdir(mode=0o700, exist_ok=True)
-        self._database = sqlite3.connect(self.folder / DATABASE, isolation_level=None)
+        self.database = self.folder / DATABASE
+        self._database = sqlite3.connect(self.database, isolation_level=None)
         self._unwritten: dict[str, Ending] = {}  # endings that a full disk did not take
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
@@ -383,30 +393,6 @@ def cache_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "musev"
-
-
-def _lock(path: Path):
-    """The open lock file; the system lets go of the lock when this process ends, however it ends."""
-    file = path.open("a+b")
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ProtocolError(
-            "Another engine has this state folder",
-            str(path.parent),
-            "Connect to that engine, stop it, or give another folder with --state-dir.",
-            "state_in_use",
-        ) from None
-    return file
 
 
 def _write_whole(path: Path, data: bytes) -> None:

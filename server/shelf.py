@@ -31,6 +31,8 @@ from server.worker_process import problem_of
 
 ENDED = ("done", "failed", "cancelled")
 TOLD_BYTES = 4 * 2**20  # of a file that arrives, from one word about it to the next
+MAX_ARRIVALS = 8  # files that arrive at one time
+MAX_WORK = 500  # models of which one remembers what was done last; more than are known, and may be added
 
 
 class Shelf:
@@ -92,23 +94,53 @@ class Shelf:
 
     # --- files that are added -------------------------------------------------------------------------
 
-    async def add(self, wanted: AddModel) -> Arrival:
-        """Take a file; its bytes are to be given to `take`. Raises ProtocolError, code "model_busy", and EngineError as
-        `added.begin`."""
-        self._check_idle(wanted.id, "add")
-        arriving = ModelProgress(wanted.id, "add", "waiting", total_bytes=wanted.size)
-        self.work[wanted.id] = arriving
+    async def add(self, wanted: AddModel) -> Arrival | None:
+        """Take a file; its bytes are to be given to `take`. None where it has come whole already: its end is told.
+
+        Raises ProtocolError: "model_busy", "too_many_models", and EngineError as `added.begin`."""
+        id, now = wanted.id, self.work.get(wanted.id)
+        if wanted.sha256 and await self._has_come(wanted):
+            return None
+        if (before := self._arrivals.get(id)) is not None and before.is_of(wanted):
+            del self._arrivals[id]  # of a connection that hangs: its client has come back on another one
+            before.keep()
+        elif now is not None and now.state not in ENDED:
+            raise _busy(now)
+        if sum(one.action == "add" and one.state not in ENDED for one in self.work.values()) >= MAX_ARRIVALS:
+            raise ProtocolError(
+                f"{MAX_ARRIVALS} models' files are on their way already",
+                id,
+                "Wait for one.",
+                "too_many_models",
+            )
+        arriving = ModelProgress(id, "add", "waiting", total_bytes=wanted.size)
+        self.work[id] = arriving
+        promised = sum(one.wanted.size - one.received for one in self._arrivals.values())
         try:
-            arrival = await asyncio.to_thread(Arrival, wanted)
+            arrival = await asyncio.to_thread(Arrival, wanted, promised)
         except (ValueError, OSError):
-            del self.work[wanted.id]
+            if self.work.get(id) is arriving:
+                del self.work[id]
             raise
-        if self.work.get(wanted.id) is not arriving:
+        if self.work.get(id) is not arriving:
             arrival.drop()
-            raise ProtocolError("Another client cancelled it", wanted.id, "Add the file again.", "cancelled")
-        self._arrivals[wanted.id] = arrival
-        await self._tell(dataclasses.replace(arriving, state="running"))
+            raise ProtocolError("It was cancelled", id, "Add the file again.", "cancelled")
+        self._arrivals[id] = arrival
+        await self._tell(dataclasses.replace(arriving, state="running", done_bytes=arrival.received))
         return arrival
+
+    async def _has_come(self, wanted: AddModel) -> bool:
+        """Whether all of this very file is here already, which a client that was cut off doesn't know."""
+        from musev_engine import registry
+
+        id, now = wanted.id, self.work.get(wanted.id)
+        if now is not None and now.action == "add" and now.state == "running" and id not in self._arrivals:
+            return True  # it is being looked into
+        known = (await asyncio.to_thread(registry.listing)).get(id)
+        same = known is not None and known.added and known.files[0].sha256 == wanted.sha256
+        if same:
+            await self._tell(ModelProgress(id, "add", "done", "", wanted.size, wanted.size))
+        return same
 
     async def take(self, arrival: Arrival, piece: ModelSlice) -> None:
         """The next bytes of a file; once it is whole it is looked into. Those of one that was cancelled or has failed
@@ -133,19 +165,21 @@ class Shelf:
         if whole or before // TOLD_BYTES != arrival.received // TOLD_BYTES:
             await self._tell(dataclasses.replace(self.work[id], done_bytes=arrival.received))
         if whole:
-            self._start(self._settle(arrival))
-
-    async def _settle(self, arrival: Arrival) -> None:
-        try:
-            await self._do(arrival.wanted.id, "add")
-        finally:
-            arrival.drop()  # nothing, unless it was ended in the middle
+            self._start(self._do(id, "add"))
 
     def lost(self, arrivals: list[Arrival]) -> None:
-        """Throw away what these had begun: no more of them will come."""
+        """The client of these is gone: what has come of them is kept, for it may come back."""
         for arrival in arrivals:
-            if self._arrivals.get(arrival.wanted.id) is arrival:
-                self._start(self.cancel(arrival.wanted.id))
+            id = arrival.wanted.id
+            if self._arrivals.get(id) is arrival:
+                del self._arrivals[id]
+                arrival.keep()
+                problem = Problem(
+                    "connection_lost", "Its client is gone, and the rest of the file with it",
+                    f"{arrival.received:,} of {arrival.wanted.size:,} bytes",
+                    "Add the same file under the same name once more: it goes on from there.",
+                )  # fmt: skip
+                self._start(self._tell(dataclasses.replace(self.work[id], state="failed", problem=problem)))
 
     def _start(self, work: Coroutine) -> None:
         task = asyncio.create_task(work)
@@ -156,15 +190,16 @@ class Shelf:
 
     async def keep_working(self) -> None:
         """Do what waits, one after another, for ever."""
+        await asyncio.to_thread(_forget_old)
         while True:
             id = await self._waiting.get()
             if self.work[id].state == "waiting":  # and wasn't cancelled
                 await self._do(id, self.work[id].action)
 
     async def stop(self) -> None:
-        """End the processes, in the middle of whatever they do, and throw away files that haven't come whole."""
+        """End the processes, in the middle of whatever they do; files that haven't come whole can be gone on with."""
         for arrival in self._arrivals.values():
-            arrival.drop()
+            arrival.keep()
         for process in self._processes.values():
             if process is not None and process.returncode is None:
                 process.kill()
@@ -174,15 +209,10 @@ class Shelf:
         now = self.work.get(id)
         if now is not None and now.state not in ENDED and now.action == action:
             return  # asked for twice it is done once
-        self._check_idle(id, action)
+        if now is not None and now.state not in ENDED:
+            raise _busy(now)
         await self._tell(ModelProgress(id, action, "waiting"))
         self._waiting.put_nowait(id)
-
-    def _check_idle(self, id: str, action: str) -> None:
-        now = self.work.get(id)
-        if now is not None and now.state not in ENDED:
-            remedy = "Wait, or cancel it."
-            raise ProtocolError(f"This model is busy: {now.action}", id, remedy, "model_busy")
 
     async def _do(self, id: str, action: str) -> None:
         self._processes[id], ended = None, False
@@ -204,6 +234,8 @@ class Shelf:
                 ended = progress.state in ENDED
                 await self._tell(progress)
         status = await process.wait()
+        if id in self._cancelled and action == "add":  # it was being looked into
+            await asyncio.to_thread(_drop, id)
         if (
             self._processes.get(id) is process
         ):  # the next thing may have begun as soon as this one's end was told
@@ -216,9 +248,31 @@ class Shelf:
             await self._tell(ModelProgress(id, action, "failed", problem=problem))
 
     async def _tell(self, progress: ModelProgress) -> None:
+        self.work.pop(progress.id, None)
         self.work[progress.id] = progress
+        if len(self.work) > MAX_WORK:  # the oldest that nobody needs any more
+            del self.work[next(id for id, one in self.work.items() if one.state in ENDED)]
         changed = progress.state == "done" if progress.action == "add" else progress.state in ENDED
         await self._changed(changed and progress.action != "verify")
+
+
+def _forget_old() -> None:
+    from musev_engine import added
+
+    try:
+        added.forget_old()
+    except OSError as error:
+        print(f"What is left of files that broke off can't be removed: {error}", file=sys.stderr)
+
+
+def _drop(id: str) -> None:
+    from musev_engine import added
+
+    added.drop(id)
+
+
+def _busy(now: ModelProgress) -> ProtocolError:
+    return ProtocolError(f"This model is busy: {now.action}", now.id, "Wait, or cancel it.", "model_busy")
 
 
 def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:

@@ -76,8 +76,11 @@ def verify(progress: ModelProgress, say) -> ModelProgress:
 
 
 def remove(progress: ModelProgress, say) -> ModelProgress:
+    """Raises EngineError as `in_use.check`: a clip may have come since it was asked for."""
     from musev_engine import downloads, registry
+    from server import in_use
 
+    in_use.check(progress.id)
     downloads.remove(registry.model(progress.id))
     return dataclasses.replace(progress, state="done")
 

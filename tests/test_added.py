@@ -143,7 +143,9 @@ def test_what_was_begun_long_ago_makes_room(root, tmp_path):
     path = write(tmp_path / "a.safetensors", model_files.lora())
     for id in ("old", "new"):
         added.begin(Wanted(id, ".safetensors", 1000)).write_bytes(b"some")
-    os.utime(root / registry.INCOMING / "old.added", (0, 0))
+    old = root / registry.INCOMING / "old.added"
+    for told in (*old.iterdir(), old):
+        os.utime(told, (0, 0))
     add(path)
     assert [folder.name for folder in (root / registry.INCOMING).iterdir()] == ["new.added"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -121,8 +122,8 @@ class MUSEV_OT_model_add(Verb, ImportHelper, bpy.types.Operator):
                 )
             )
         try:
-            size = path.stat().st_size
-            file = path.open("rb")
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
         except OSError as error:
             raise SettingsError(
                 tr(
@@ -131,25 +132,21 @@ class MUSEV_OT_model_add(Verb, ImportHelper, bpy.types.Operator):
                     reason=error.strerror or error,
                 )
             ) from error
-        try:
-            if not 16 <= size <= MAX_MODEL_BYTES:
-                raise SettingsError(
-                    tr(
-                        "A model's file has up to {limit} GB, and {path} has {size} bytes; choose another.",
-                        limit=MAX_MODEL_BYTES >> 30,
-                        path=path,
-                        size=f"{size:,}",
-                    )
+        if not 16 <= size <= MAX_MODEL_BYTES:
+            raise SettingsError(
+                tr(
+                    "A model's file has up to {limit} GB, and {path} has {size} bytes; choose another.",
+                    limit=MAX_MODEL_BYTES >> 30,
+                    path=path,
+                    size=f"{size:,}",
                 )
-            wanted = AddModel(
-                id, suffix, size, "" if self.kind == "AUTO" else self.kind, self.title.strip(), self.licence.strip(),
-                self.licence_url.strip(), {"YES": True, "NO": False}.get(self.commercial), self.stands_for,
-            )  # fmt: skip
-            current.shelf.put_away(id)
-            current.engine.client.add_model(wanted, file)
-        except ValueError:  # nobody will read it
-            file.close()
-            raise
+            )
+        wanted = AddModel(
+            id, suffix, size, "" if self.kind == "AUTO" else self.kind, self.title.strip(), self.licence.strip(),
+            self.licence_url.strip(), {"YES": True, "NO": False}.get(self.commercial), self.stands_for,
+        )  # fmt: skip
+        current.shelf.put_away(id)
+        current.engine.client.add_model(wanted, path)
         self.report({"INFO"}, tr("'{id}' is on its way to the engine", id=id))
 
 

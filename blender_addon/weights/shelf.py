@@ -5,6 +5,7 @@ Plain data, filled from the session's connection. No `bpy`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from ..client import ClientState, ConnectionLost, EngineClient, Event
@@ -47,11 +48,16 @@ class Shelf:
         """Notes what an event tells of the models; other events change nothing."""
         match event:
             case Welcome():  # it may be another engine
-                self.work, self.refused = {}, {}
+                self.work = {id: now for id, now in self.work.items() if id in client.adding}
+                self.refused = {}
                 if client.state is ClientState.OPEN:  # it may have been lost again in the same breath
                     client.send(AskModels())
             case ConnectionLost():
-                self.work = {id: now for id, now in self.work.items() if now.state in ENDED}
+                ended = {id: now for id, now in self.work.items() if now.state in ENDED}
+                wait = {id: now for id, now in self.work.items() if id in client.adding}
+                self.work = ended | {
+                    id: dataclasses.replace(now, state="waiting") for id, now in wait.items()
+                }
             case ModelShelf(models, _, offline):
                 by_role = list(ROLES)
                 order = sorted(

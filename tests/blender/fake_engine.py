@@ -134,6 +134,7 @@ class FakeEngine:
                         await connection.send(p.encode(p.Refused(problem, model=id)))
                     else:
                         self.files[id] = wanted, bytearray()
+                        await connection.send(p.encode(p.SendModel(id)))
                 case p.ModelSlice(id, offset, data) if id in self.files:
                     await self.add(connection, id, offset, data)
                 case p.ModelSlice():

@@ -126,16 +126,21 @@ def test_without_an_engine_it_says_why_not(told, lora):
     assert not add.poll()
 
 
-def test_a_lost_connection_closes_the_file(told, tmp_path):
+def test_a_lost_connection_closes_the_file_and_the_next_goes_on(told, tmp_path):
     current = told()
     path = tmp_path / "slow.safetensors"
     with path.open("wb") as file:
         file.truncate(200_000_000)
     add(filepath=str(path))
     pump(lambda: current.shelf.working("slow"))
-    file, _ = current.engine.client._uploads.files["slow"]
+    file = current.engine.client._uploads.files["slow"]
+    pump(lambda: file.sending)
+    opened = file._file
     current.engine.client.close()
-    assert file.closed and not current.engine.client._uploads.files
+    assert opened.closed and not file.sending
+    pump(lambda: file.sending)  # the next connection goes on with it
+    bpy.ops.musev.model_cancel(model="slow")
+    assert not current.engine.client.adding
 
 
 def test_a_clip_is_made_while_a_file_is_sent(told, tmp_path):
