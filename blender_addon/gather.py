@@ -6,7 +6,9 @@ puts them together with everything that needs no waiting.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import re
 import uuid
 from collections.abc import Sequence
@@ -107,7 +109,7 @@ def image_capture(settings: MusevSettings, result: str, origin: dict) -> stills.
     return stills.ImageCapture(
         settings.still_image.name_full, settings.width, settings.height,
         fitted=result != "clip",  # it is then shown under pictures of that size
-        note=lambda image: origin.update(still=origins.picture(image)),
+        note=functools.partial(origins.note, origin),
     )  # fmt: skip
 
 
@@ -372,9 +374,19 @@ def clip_jobs(context: bpy.types.Context, count: int) -> list[Job]:
     jobs = [clip_job(context)]
     try:
         for seed in range(first_seed + 1, last + 1):
-            jobs.append(clip_job(context, seed=seed, folder=jobs[0].take.parent))
-    except REFUSALS:
+            jobs.append(_variation(jobs[0], seed))
+    except takes.TakeError:
         for job in jobs:
             takes.discard(job.take)
         raise
     return jobs
+
+
+def _variation(job: Job, seed: int) -> Job:
+    """The same clip with another seed, to be read from the scene as that is. Raises TakeError."""
+    captures, about = copy.deepcopy((job.captures, job.about))  # these note in that what they read
+    return Job(
+        id=str(uuid.uuid4()), clip=job.clip, scene=job.scene, start=job.start,
+        take=takes.next_take(job.take.parent), request=dataclasses.replace(job.request, seed=seed),
+        blobs=dict(job.blobs), captures=captures, about=about,
+    )  # fmt: skip

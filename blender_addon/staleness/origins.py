@@ -145,6 +145,11 @@ def picture(image: bpy.types.Image) -> dict:
     return {"file": _shown_file(image), "pixels": _summed(image), "painted": image.is_dirty}
 
 
+def note(origin: dict, image: bpy.types.Image) -> None:
+    """Notes in what a take keeps of its scene what its still is."""
+    origin["still"] = picture(image)
+
+
 def shows(image: bpy.types.Image, was: dict) -> bool | None:
     """Whether an image shows what `picture` said; None where that can't be told without reading many pixels."""
     file = _shown_file(image)

@@ -42,6 +42,29 @@ def test_poses_depth_and_mask_are_read_at_the_same_times(engine, short):
     bpy.ops.musev.cancel(job=job.id)
 
 
+def test_a_variation_reads_all_that_the_first_one_would(engine, short):
+    """Its captures are its own, of every kind, and note what they read in what its own take tells."""
+    short.render.depth.use = short.render.use_mask = True
+    current = engine("wait")
+    bpy.ops.musev.generate(variations=2)
+    first, second = current.jobs
+    assert [type(each) for each in first.captures] == [type(each) for each in second.captures]
+    assert not {*map(id, first.captures)} & {*map(id, second.captures)}
+    bpy.ops.musev.cancel(job=first.id)
+    before = str(first.about)
+    pump(lambda: second.have, limit_s=60)
+    asked = second.request
+    assert (
+        asked.still
+        and asked.poses
+        and asked.mask
+        and asked.controls
+        and set(asked.blobs) == set(second.blobs)
+    )
+    assert {"still", "rig", "cameras"} <= second.about["scene"].keys() and str(first.about) == before
+    bpy.ops.musev.cancel(job=second.id)
+
+
 def test_cancel_while_pictures_are_rendered_puts_everything_back(engine, short):
     short.render.depth.use = short.render.use_mask = True
     before = {kind: len(getattr(bpy.data, kind)) for kind in ("scenes", "materials", "objects", "images")}

@@ -241,6 +241,7 @@ def test_a_variation_reads_for_itself_where_the_first_was_cancelled(engine, shot
     first, second = current.jobs
     bpy.ops.musev.cancel(job=first.id)
     assert finish(second).state is JobState.DONE and second.request.seed == first.request.seed + 1
+    assert second.about["scene"]["still"]["pixels"] and "rig" in second.about["scene"]
     shot.seed = 2**31 - 1
     assert "would end with seed 2147483648" in refusal(bpy.ops.musev.generate)
 
