@@ -19,6 +19,7 @@ from pathlib import Path
 
 SIDECAR = "take.json"
 JOB = "job.json"  # while the take is being made: what `job_files` needs to find its job again
+WINDOWS_DEVICE = "con|prn|aux|nul|com[0-9]|lpt[0-9]"  # can't be a folder's name there
 REMOVED = "_removed"  # inside a clip's folder: the takes that the artist took away
 
 
@@ -29,7 +30,7 @@ class TakeError(OSError):
 def clip_name(text: str) -> str:
     """A folder name that every system takes, from whatever the artist wrote; at most 40 characters."""
     name = re.sub(r"[^\w-]+", "_", text).strip("_")[:40].rstrip("_")
-    return name or "clip"
+    return f"{name}_" if re.fullmatch(WINDOWS_DEVICE, name.lower()) else name or "clip"
 
 
 def number(name: str) -> int:

@@ -19,7 +19,8 @@ def test_every_take_is_a_new_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "name"),
     [("a dancer, in the rain!", "a_dancer_in_the_rain"), ("../../etc", "etc"), ("C:\\x", "C_x"),
-     ("", "clip"), ("..", "clip"), ("Tänzerin 雨", "Tänzerin_雨"), ("x" * 90, "x" * 40)],
+     ("", "clip"), ("..", "clip"), ("Tänzerin 雨", "Tänzerin_雨"), ("x" * 90, "x" * 40),
+     ("Aux!", "Aux_"), ("auxiliary", "auxiliary")],
 )  # fmt: skip
 def test_clip_names_stay_inside_their_folder(text, name):
     assert takes.clip_name(text) == name
