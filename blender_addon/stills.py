@@ -29,7 +29,8 @@ from .protocol import MAX_BLOB_BYTES, ClipRequest
 from .translations import tr
 
 MAX_PIXELS = 8192 * 8192
-BAND = 64  # rows of a picture that are worked on at a time
+BAND = 64  # rows of a picture that are worked on at a time, fewer of a wide one:
+BAND_PIXELS = 64 * 1024
 READ_BYTES = 1 << 20  # of a file at a time
 
 
@@ -98,11 +99,11 @@ def in_slices(find: Callable[[], bpy.types.Image], width: int, height: int) -> I
     channels, is_linear = image.channels, image.is_float
     del image
     yield b""
+    band = max(1, min(BAND, BAND_PIXELS // columns))
     pixels = np.empty((rows, columns, channels), np.float32)
-    for first in range(
-        0, rows, BAND
-    ):  # memory is handed out when it is first written to, at half of the whole time
-        pixels[first : first + BAND] = 0.0
+    # Memory is handed out at the first writing, which costs as much as the reading itself.
+    for first in range(0, rows, band):
+        pixels[first : first + band] = 0.0
         yield b""
     image = find()
     if (*image.size, image.channels, image.is_float) != (columns, rows, channels, is_linear):
@@ -114,14 +115,15 @@ def in_slices(find: Callable[[], bpy.types.Image], width: int, height: int) -> I
     yield b""
     pixels = pixels[::-1]  # Blender's first row is the lowest
     shown = np.empty((rows, columns, 3), np.float32)
-    for first in range(0, rows, BAND):
-        shown[first : first + BAND] = rgb(pixels[first : first + BAND], is_linear)
+    for first in range(0, rows, band):
+        shown[first : first + band] = rgb(pixels[first : first + band], is_linear)
         yield b""
     packer, packed = zlib.compressobj(6), []
-    for first in range(0, height, BAND):
-        band = cover(shown, width, height, first, min(first + BAND, height))
+    band = max(8, min(BAND, 2 * band * height // rows))  # new rows, each of them out of several old ones
+    for first in range(0, height, band):
+        part = cover(shown, width, height, first, min(first + band, height))
         yield b""
-        packed.append(packer.compress(_lines(np.rint(band * 255).astype(np.uint8))))
+        packed.append(packer.compress(_lines(np.rint(part * 255).astype(np.uint8))))
         yield b""
     packed.append(packer.flush())
     yield _head_of_png(width, height, 3) + _chunk(b"IDAT", b"".join(packed)) + _chunk(b"IEND", b"")
