@@ -18,7 +18,7 @@ from bpy.props import StringProperty
 
 from . import strips
 from .clips import clip_folder, stack, takes
-from .translations import tr
+from .translations import finished, tr
 from .verbs import Verb, refusable
 
 TEXT = "MuseV Licences"
@@ -60,12 +60,12 @@ def shot(scene: bpy.types.Scene, strip) -> Shot:
     folder = stack.shown(strip)
     made, notes = made_with(folder)
     if strip.mute:
-        notes.append("muted")
+        notes.append(tr("muted"))
     if strip.musev.compares:
-        notes.append("part of a comparison")
+        notes.append(tr("part of a comparison"))
     models = dict.fromkeys(model for model, _ in made if model)
     kinds = [terms(licence) for _, licence in made]
-    licences = dict.fromkeys(licence or "not told" for _, licence in made)
+    licences = dict.fromkeys(licence or tr("not told") for _, licence in made)
     return Shot(
         min(kinds, key=ORDER.index), scene.name, strip.name, strip.channel, first, end - 1,
         f"{folder.parent.name}/{folder.name}", " and ".join(models), " and ".join(licences), "; ".join(notes),
@@ -80,7 +80,7 @@ def made_with(folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
         try:
             record = takes.read_sidecar(folder)
         except takes.TakeError as error:
-            return [*made, ("", "")], [*notes, str(error)]
+            return [*made, ("", "")], [*notes, finished(str(error))]
         told = record.get("model")
         told = told if isinstance(told, dict) else {}
         made.append((str(told.get("name") or ""), str(told.get("licence") or "")))
@@ -89,7 +89,7 @@ def made_with(folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
         kept = str(redo.get("of") or "") if isinstance(redo, dict) else ""
         if not kept:
             break
-        notes.append(f"keeps frames of {kept}")
+        notes.append(tr("keeps frames of {take}", take=kept))
         clip = folder.parent
         folder = Path(os.path.normpath(clip / kept))
         if not folder.is_dir():  # pruned
@@ -110,24 +110,39 @@ def as_text(found: Sequence[Shot]) -> str:
     """The report for people."""
     counts = {kind: sum(shot.terms == kind for shot in found) for kind in (RESEARCH, UNKNOWN, NAMED)}
     lines = [
-        "Licences of the MuseV shots in this project",
+        tr("Licences of the MuseV shots in this project"),
         "",
-        f"{len(found)} shots: {counts[RESEARCH]} research only, {counts[UNKNOWN]} with a licence that is not known, "
-        f"{counts[NAMED]} with another one.",
-        "Each shot is reported by the take that its strip shows now.",
+        tr(
+            "{count} shots: {research} research only, {unknown} with a licence that is not known, {named} with another "
+            "one.",
+            count=len(found),
+            research=counts[RESEARCH],
+            unknown=counts[UNKNOWN],
+            named=counts[NAMED],
+        ),
+        tr("Each shot is reported by the take that its strip shows now."),
     ]
     for kind, heading in (
-        (RESEARCH, "Research only: not for commercial use"),
-        (UNKNOWN, "Licence not known: find out before you use them commercially"),
-        (NAMED, "Other licences: read what each asks for"),
+        (RESEARCH, tr("Research only: not for commercial use")),
+        (UNKNOWN, tr("Licence not known: find out before you use them commercially")),
+        (NAMED, tr("Other licences: read what each asks for")),
     ):
         if counts[kind]:
             lines += ["", heading, ""]
         for shot in (shot for shot in found if shot.terms == kind):
-            lines.append(
-                f"  {shot.scene}, channel {shot.channel}, frames {shot.first} to {shot.last}: '{shot.strip}' shows "
-                f"{shot.take}, model {shot.model or 'not told'}, licence: {shot.licence or 'not told'}"
+            said = tr(
+                "{scene}, channel {channel}, frames {first} to {last}: '{strip}' shows {take}, model {model}, licence: "
+                "{licence}",
+                scene=shot.scene,
+                channel=shot.channel,
+                first=shot.first,
+                last=shot.last,
+                strip=shot.strip,
+                take=shot.take,
+                model=shot.model or tr("not told"),
+                licence=shot.licence or tr("not told"),
             )
+            lines.append(f"  {said}")
             if shot.note:
                 lines.append(f"    ({shot.note})")
     return "\n".join(lines) + "\n"

@@ -220,7 +220,9 @@ class Session:
                 self._end(job, JobState.FAILED, str(error), resumable=bool(job.have))
             except Exception as error:  # a bug of ours costs this clip alone, and what it changed is put back
                 traceback.print_exc()
-                problem = f"The extension itself failed: {error!r}. See Blender's console."
+                problem = tr(
+                    "The extension itself failed: {error}. See Blender's console.", error=repr(error)
+                )
                 self._end(job, JobState.FAILED, problem)
 
     def _advance(self, job: Job, deadline: float) -> None:
@@ -335,7 +337,9 @@ class Session:
                 job.state, job.phase = JobState.QUEUED, job.phase or "queue"
                 job.accepted, job.place = True, "back"
                 for other in filter(None, map(self.job, event.replaced)):
-                    self._end(other, JobState.CANCELLED, f"A newer clip, {job.clip}, took its place.")
+                    self._end(
+                        other, JobState.CANCELLED, tr("A newer clip, {clip}, took its place.", clip=job.clip)
+                    )
             case NeedBlobs():
                 job.phase = ""
             case Progress():
@@ -356,7 +360,7 @@ class Session:
                 job.cause = event.problem
                 self._end(job, JobState.FAILED, str(event.problem))
             case Cancelled():
-                self._end(job, JobState.CANCELLED, "The engine cancelled it.")
+                self._end(job, JobState.CANCELLED, tr("The engine cancelled it."))
             case Refused() if event.problem.code == "not_waiting":
                 pass  # its turn came before it was moved
             case Refused() if event.problem.code == "unknown_job" and job.has_inputs:
@@ -386,7 +390,7 @@ class Session:
                 self._end(
                     job,
                     JobState.FAILED,
-                    f"{job.blend_file or 'The file'} was closed while its poses were read.",
+                    tr("{file} was closed while the scene was read.", file=job.blend_file or tr("The file")),
                 )
 
         self.find_jobs()
@@ -440,8 +444,9 @@ def _timer() -> float:
         changed = current.tick()
     except Exception:  # a bug of ours: said aloud, and not a reason to stop serving the other clips
         traceback.print_exc()
-        current.engine.problem = (
-            f"The extension itself failed: {traceback.format_exc(limit=0).strip()}. See Blender's console."
+        error = traceback.format_exc(limit=0).strip()
+        current.engine.problem = tr(
+            "The extension itself failed: {error}. See Blender's console.", error=error
         )
         changed = True
     if changed:

@@ -375,14 +375,16 @@ def missing_media(scene: bpy.types.Scene, strips: Iterable) -> list[str]:
             lines += missing_media(scene, inside(strip))
         elif strip.type == "SCENE":
             if strip.scene is None:
-                lines.append(f"scene strip '{strip.name}' has no scene")
+                lines.append(tr("scene strip '{strip}' has no scene", strip=strip.name))
             elif strip.scene_input == "SEQUENCER":
                 lines += missing_media(strip.scene, top_strips(strip.scene))
         elif (
             strip.type == "MOVIE"
             and not Path(bpy.path.abspath(strip.filepath, library=scene.library)).is_file()
         ):
-            lines.append(f"movie strip '{strip.name}' has no file {strip.filepath}")
+            lines.append(
+                tr("movie strip '{strip}' has no file {file}", strip=strip.name, file=strip.filepath)
+            )
         elif is_image(strip):
             lines += _missing_images(scene, strip)
     return lines
@@ -396,7 +398,15 @@ def _missing_images(scene: bpy.types.Scene, strip) -> list[str]:
     if not missing:
         return []
     some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-    return [f"image strip '{strip.name}' lacks {len(missing)} of {len(names)} files in {folder} ({some})"]
+    said = tr(
+        "image strip '{strip}' lacks {missing} of {count} files in {folder} ({some})",
+        strip=strip.name,
+        missing=len(missing),
+        count=len(names),
+        folder=folder,
+        some=some,
+    )
+    return [said]
 
 
 def shows_itself(scene: bpy.types.Scene, strips: Iterable, around: tuple[str, ...] = ()) -> str:

@@ -14,7 +14,7 @@ from .engine_link import EngineState
 from .making import live_picture
 from .making.jobs import Job, JobState
 from .protocol import ClipRequest
-from .translations import tr
+from .translations import finished, tr
 
 STATE_ICON = {
     JobState.DONE: "CHECKMARK",
@@ -37,10 +37,11 @@ ICON = 26  # pixels: an icon before a label, and what a box takes
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
-    """A text over as many lines as it needs; labels do not wrap by themselves. width: of `line_width`."""
+    """A text over as many lines as it needs; labels do not wrap by themselves. What came in English is translated where
+    that is known. width: of `line_width`."""
     column = layout.column(align=True)
     room = max(width, 16) * CHARACTER - (ICON if icon != "NONE" else 0)
-    for index, line in enumerate(wrapped(text, room)):
+    for index, line in enumerate(wrapped(finished(text), room)):
         column.label(text=line, icon=icon if index == 0 else ("BLANK1" if icon != "NONE" else "NONE"))
 
 

@@ -10,7 +10,7 @@ import bpy
 from . import session, strips
 from .engine_link import EngineState
 from .gather import REFUSALS
-from .translations import tr
+from .translations import finished, tr
 
 
 class Verb:
@@ -24,7 +24,7 @@ class Verb:
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         if why := cls.why_not(context):
-            cls.poll_message_set(why)
+            cls.poll_message_set(finished(why))
         return not why
 
 
@@ -62,5 +62,5 @@ def attempt(operator: bpy.types.Operator, flow: Callable, *given) -> set[str]:
     try:
         return flow(operator, *given) or {"FINISHED"}
     except REFUSALS as error:
-        operator.report({"ERROR"}, str(error))
+        operator.report({"ERROR"}, finished(str(error)))
         return {"CANCELLED"}

@@ -114,7 +114,7 @@ def show_to_paint(context: bpy.types.Context, image: bpy.types.Image) -> str:
     windows = context.window_manager.windows
     areas = [area for window in windows for area in window.screen.areas if area.type == "IMAGE_EDITOR"]
     if not areas and bpy.app.background:
-        return "an image of this file"
+        return tr("an image of this file")
     if not areas:
         bpy.ops.wm.window_new()
         area = max(windows[-1].screen.areas, key=lambda each: each.width * each.height)
@@ -123,7 +123,7 @@ def show_to_paint(context: bpy.types.Context, image: bpy.types.Image) -> str:
     space = areas[0].spaces.active
     space.image, space.ui_mode = image, "PAINT"
     areas[0].tag_redraw()
-    return "in the Image editor"
+    return tr("in the Image editor")
 
 
 class MUSEV_PT_pins(ui.Sidebar, bpy.types.Panel):

@@ -43,15 +43,17 @@ def recall(settings: MusevSettings, take: Take) -> list[str]:
     request, inputs = take.request, take.record.get("inputs")
     inputs = inputs if isinstance(inputs, dict) else {}
     if not request:
-        return [take.problem or f"{take.name} tells no request"]
+        return [take.problem or tr("{take} tells no request", take=take.name)]
     left = []
     for setting, name in DIRECT.items():
         _set(settings, setting, request.get(name), left)
     _draft(settings, request, inputs.get(draft.KEY), left)
     _extras(settings.extras, request, left)
     if request.get("prompts"):
-        track = f"{len(request['prompts'])} prompts lay on the prompt track; what lies there now stays"
-        left.append(Aside(track))
+        count = len(request["prompts"])
+        left.append(
+            Aside(tr("{count} prompts lay on the prompt track; what lies there now stays", count=count))
+        )
     _rates(settings, inputs.get("rates"), left)
     _mode(settings, request, inputs, left)
     _still(settings, request, inputs.get("still_source"), left)
@@ -159,7 +161,8 @@ def _still(settings: MusevSettings, request: dict, source, left: list[str]) -> N
         settings.still_source, settings.still_image = "IMAGE", bpy.data.images[source]
     elif comma:
         settings.still_source, settings.still_strip = "STRIP", strip
-        left.append(Aside(f"the still is what '{strip}' shows at frame {frame}; go there"))
+        said = tr("the still is what '{strip}' shows at frame {frame}; go there", strip=strip, frame=frame)
+        left.append(Aside(said))
     else:
         left.append(tr("the still '{source}', which is not in this file", source=source))
 
@@ -188,7 +191,7 @@ def _cast(settings: MusevSettings, inputs: dict, left: list[str]) -> None:
         names = [name for name in names if name not in {item.name for item in settings.people}]
     elif len(names) == 1 and names[0] in bpy.data.objects:
         settings.armature, names = bpy.data.objects[names[0]], []
-    left.extend(f"the character '{name}'" for name in names)
+    left.extend(tr("the character '{name}'", name=name) for name in names)
     still_rig = inputs.get("still_rig")
     settings.use_still_frame = isinstance(still_rig, dict)
     if settings.use_still_frame:
@@ -216,7 +219,7 @@ def _render(settings: MusevSettings, request: dict, inputs: dict, left: list[str
         control.use = was is not None
         for part in ("scale", "start", "end") if was else ():
             _set(control, part, was.get(part, getattr(control, part)), left)
-    left.extend(f"the control '{name}'" for name in by_name)
+    left.extend(tr("the control '{name}'", name=name) for name in by_name)
     render.use_mask = bool(request.get("mask"))
     render.use_source = bool(request.get("source")) and settings.mode == "pose"
     if render.use_source:

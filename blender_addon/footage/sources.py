@@ -32,10 +32,10 @@ USES = (
 
 
 _NONE_CHOSEN = {
-    "SELECTED": "0 strips of scene '{}' are selected; select those to start from, or choose a strip by name.",
-    "STRIP": "Scene '{}' shows no strip '{}' in its timeline; choose another.",
-    "": "No strip of scene '{}' is chosen; choose the one to start from.",
-    "ALL": "The sequencer of scene '{}' has 0 strips; add the one to start from.",
+    "SELECTED": "0 strips of scene '{scene}' are selected; select those to start from, or choose a strip by name.",
+    "STRIP": "Scene '{scene}' shows no strip '{strip}' in its timeline; choose another.",
+    "": "No strip of scene '{scene}' is chosen; choose the one to start from.",
+    "ALL": "The sequencer of scene '{scene}' has 0 strips; add the one to start from.",
 }
 
 
@@ -82,7 +82,8 @@ def chosen(scene: bpy.types.Scene, choice: str, name: str = "") -> Choice:
     else:
         wanted = [strip for strip in level if strip.select or choice == "ALL"]
     if not wanted:
-        raise SourceError(_NONE_CHOSEN[choice if name or choice != "STRIP" else ""].format(scene.name, name))
+        why = choice if name or choice != "STRIP" else ""
+        raise SourceError(tr(_NONE_CHOSEN[why], scene=scene.name, strip=name))
     if choice == "ALL":
         return Choice(scene.name, None, meta)
     if all(strips.is_sound(strip) for strip in wanted):

@@ -20,6 +20,7 @@ from ..clips import clip_folder, stack, takes
 from ..footage.scene_copy import MARK as COPY
 from ..protocol import Preview
 from ..shots import shot_record
+from ..translations import tr
 from .jobs import Job, JobState
 from .live_frames import LiveFrames, sweep
 
@@ -165,7 +166,7 @@ class LiveStrips:
         try:
             return step(*given)
         except (takes.TakeError, strips.StripError) as error:  # the clip itself goes on
-            job.problem = f"It is not shown while it is made: {error}"
+            job.problem = tr("It is not shown while it is made: {why}", why=error)
             self._given_up.add(job.id)
             self.end(job)
             return True

@@ -76,9 +76,13 @@ def find_camera(scene: bpy.types.Scene, name: str | None) -> bpy.types.Object:
     camera = scene.objects.get(name) if name else scene.camera
     if camera is None or camera.type != "CAMERA":
         raise PoseError(
-            f"Scene '{scene.name}' has no camera '{name}'; choose a camera that is in this scene."
+            tr(
+                "Scene '{scene}' has no camera '{camera}'; choose a camera that is in this scene.",
+                scene=scene.name,
+                camera=name,
+            )
             if name
-            else f"Scene '{scene.name}' has no camera; add one, or choose one."
+            else tr("Scene '{scene}' has no camera; add one, or choose one.", scene=scene.name)
         )
     if camera.data.type not in ("PERSP", "ORTHO"):
         raise PoseError(

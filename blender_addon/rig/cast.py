@@ -51,9 +51,9 @@ def _stage(owner: bpy.types.Scene, settings: bpy.types.PropertyGroup, rig: bpy.t
     rig = rig or (None if settings.people else settings.armature)
     if rig is None and not used:
         raise PoseError(
-            "No character of the list is used; tick one."
+            tr("No character of the list is used; tick one.")
             if settings.people
-            else "No armature is set; choose the rig that drives the clip."
+            else tr("No armature is set; choose the rig that drives the clip.")
         )
     if len(used) > MAX_PEOPLE:
         raise PoseError(

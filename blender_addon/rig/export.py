@@ -272,7 +272,7 @@ def _timer() -> float | None:
 def _closing(*_) -> None:
     """Another file is about to be opened, in which the names mean something else."""
     if current.running:
-        current.stop("The file was closed while its poses were exported.")
+        current.stop(tr("The file was closed while its poses were exported."))
 
 
 def register() -> None:
@@ -282,6 +282,6 @@ def register() -> None:
 def unregister() -> None:
     bpy.app.handlers.load_pre.remove(_closing)
     if current.running:
-        current.stop("The extension was disabled.")
+        current.stop(tr("The extension was disabled."))
     if bpy.app.timers.is_registered(_timer):
         bpy.app.timers.unregister(_timer)

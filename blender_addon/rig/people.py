@@ -163,7 +163,9 @@ def resolve(
     match = find(armature, rig_map, overrides)
     if not match.usable:
         closest = (
-            f" by the closest name map, {match.map.title}" if match.limbs else "; no name map knows its names"
+            tr(" by the closest name map, {title}", title=match.map.title)
+            if match.limbs
+            else tr("; no name map knows its names")
         )
         raise PoseError(
             tr(
@@ -226,10 +228,10 @@ def caution(person: Person) -> str | None:
     """What the artist should know of how a person's rig was read: limbs left out, sides named the wrong way round."""
     said = []
     if limbs := [point for point in person.missing if point not in FINGER_POINTS]:
-        said.append(f"left out without a bone: {told(limbs)}")
+        said.append(tr("left out without a bone: {points}", points=told(limbs)))
     if person.swapped:
         said.append(
-            "its names call left what lies on the right; its sides are taken by where its feet point to"
+            tr("its names call left what lies on the right; its sides are taken by where its feet point to")
         )
     return f"{person.name}: {'; '.join(said)}" if said else None
 

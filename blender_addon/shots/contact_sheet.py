@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import provenance, stills
 from ..clips import takes
+from ..translations import finished
 from . import lettering
 
 NUM_FRAMES = 6
@@ -102,7 +103,7 @@ def _drawn(title: str, said: str, rows: Sequence[Row]) -> Generator[None, None, 
         yield None
         yield from _words(sheet, row, top + 10)
         yield from _pictures(sheet, row, size, left, top + 12)
-        for index, part in enumerate(lettering.wrapped(row.problem, 15, REASON, 4)):
+        for index, part in enumerate(lettering.wrapped(finished(row.problem), 15, REASON, 4)):
             _letter(sheet, part, 15, STATES[row.state], left, top + 14 + 22 * index)
             yield None
         top += height

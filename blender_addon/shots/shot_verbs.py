@@ -10,7 +10,7 @@ from ..gather import SettingsError
 from ..making.jobs import Job
 from ..operators import PLACES
 from ..protocol import MAX_FRAMES
-from ..translations import tr
+from ..translations import finished, tr
 from ..verbs import Verb, no_engine, no_scene, refusable
 from . import shot_list
 
@@ -84,7 +84,7 @@ class MUSEV_OT_generate_each(Verb, bpy.types.Operator):
         self.report({"INFO"}, ", ".join(shot_list.counted(len(jobs), frames)))
         for entry in shots.entries:
             if entry.outcome == "refused":
-                self.report({"WARNING"}, f"{entry.label}: {entry.problem}")
+                self.report({"WARNING"}, f"{entry.label}: {finished(entry.problem)}")
 
 
 def text_names(operator, context: bpy.types.Context, text: str) -> list[str]:

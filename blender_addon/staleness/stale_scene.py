@@ -41,7 +41,7 @@ def chosen(scene: bpy.types.Scene, part: Part, shown_at: int | None) -> list[Cha
     was, now = _asked(part), _wanted(scene)
     if was == now:
         return []
-    names = ", ".join(tr(name) for name in sorted(was)) or tr("nothing")
+    names = ", ".join(map(tr, sorted(was))) or tr("nothing")
     return [Change("scene", tr("Rendered for it was: {names}.", names=names))]
 
 

@@ -8,14 +8,19 @@ After something was worded otherwise, entries that nothing shows any more are ta
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import string
+import time
+from pathlib import Path
 
 import bpy
 import pytest
 from bl_ext.user_default.musev import translations
+from bl_ext.user_default.musev.clips import takes
+from bl_ext.user_default.musev.protocol import ClipRequest, Problem, ProtocolError
 from conftest import MODULE, ROOT
-from words import descriptions, labels, literals, lookups, templates, trees
+from words import descriptions, finished_shapes, labels, literals, lookups, templates, trees
 
 LANGUAGES = sorted(translations.FOLDER.glob("*.po"))
 ALMOST_ALL = 0.9  # of the labels and sentences; the rest is shown in English until somebody has written it
@@ -74,6 +79,63 @@ def test_the_language_is_almost_whole(file):
     for what, wanted in (("labels", names), ("sentences", templates())):
         known = wanted & entries.keys()
         assert len(known) >= ALMOST_ALL * len(wanted), (what, sorted(wanted - known))
+
+
+# --- sentences that arrive finished ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file", sorted((translations.FOLDER / "finished").glob("*.po")), ids=lambda file: file.stem
+)
+def test_every_finished_sentence_is_said_somewhere_and_keeps_its_values(file):
+    said = finished_shapes() | set(translations.SHAPES)
+    entries = translations.read(file)
+    assert set(translations.SHAPES) <= entries.keys()
+    for text, translated in entries.items():
+        names = [name for name, *_ in fields(text)]
+        assert len(set(names)) == len(names) and fields(translated) == fields(text), text
+        bare = "".join(
+            part + ("{}" if name is not None else "") for part, name, *_ in string.Formatter().parse(text)
+        )
+        assert text in said or bare in said, f"nothing says: {text}"
+
+
+def in_german(error: object) -> str:
+    return translations._finished(str(error), "de")
+
+
+def test_what_the_rooms_without_blender_say_is_told_in_german():
+    with pytest.raises(ProtocolError) as refused:
+        ClipRequest(mode="text", prompt="x", width=7)
+    assert "must be" in str(refused.value)
+    assert in_german(refused.value) == (
+        "ClipRequest.width muss von 64 bis 2048 sein (es war: 7). Wählen Sie 64 bis 2048."
+    )
+    full = takes.explained(OSError(errno.ENOSPC, "No space left on device"), Path("a.b c/0001.png"))
+    assert in_german(full).startswith("Die Platte ist voll: a.b c/0001.png wurde nicht geschrieben.")
+    told = Problem("out_of_memory", "There is not enough memory for this clip", "", "Generate again.")
+    assert in_german(told) == "Für diesen Clip reicht der Speicher nicht. Generieren Sie noch einmal."
+
+
+def test_values_stay_as_they_are_and_so_does_what_nobody_knows():
+    error = "{odd} 'x' can't be read: it is gone. Generate the take again."
+    assert in_german(error).startswith("{odd} 'x' kann nicht gelesen werden: it is gone. ")
+    for text in (
+        "",
+        "Wählen Sie 1 bis 2.",
+        "An unknown thing: with. points (got 3). And more.",
+        "5000 " * 2000,
+    ):
+        assert in_german(text) == text
+    assert translations.finished(error) == error  # the interface is English here
+
+
+def test_it_takes_no_time():
+    """However long a text is, its shape is told without trying all its parts with each other."""
+    texts = [f"{'word: ' * 300}{n}. {'other (got ' * 100}" for n in range(3)]
+    started = time.process_time()
+    assert [in_german(text) for text in texts] == texts
+    assert time.process_time() - started < 2.0
 
 
 def test_a_po_file_is_read_as_its_manual_says(tmp_path):

@@ -120,3 +120,18 @@ def literals() -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
+
+
+def finished_shapes() -> set[str]:
+    """Every sentence that the extension, the engine and the library put together, `{}` for each value in it; and every
+    text."""
+    found = set()
+    for folder in ("blender_addon", "server", "musev_engine"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                    found.add("".join(parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.add(node.value)
+    return found
