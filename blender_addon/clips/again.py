@@ -252,7 +252,7 @@ class MUSEV_PT_take_again(ui.Sidebar, bpy.types.Panel):
             ui.draw_text(layout, str(problem), width, "ERROR")
             return
         if not take.finished:
-            ui.draw_text(layout, take.problem, width)
+            ui.draw_text(layout, tr("Not finished"), width)
             return
         inputs = take.record.get("inputs")
         if isinstance(inputs, dict) and isinstance(inputs.get(draft.KEY), dict):
