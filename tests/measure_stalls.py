@@ -90,12 +90,19 @@ def serve() -> None:
 
 @dataclass
 class Turn:
-    """One of the timer's: seconds that passed, seconds of this thread's work, and what they were spent on: (what,
-    seconds, of work)."""
+    """One of the timer's: seconds that passed, seconds of this thread's work, and what they were spent on. left: how
+    many objects more there are that Python looks through for garbage; None where it did so just then."""
 
     seconds: float
     work: float
-    parts: list[tuple[str, float, float]]
+    left: int | None
+    spent: (
+        list  # what, seconds, of work; and again: one list, so that watching leaves next to no objects itself
+    )
+
+    @property
+    def parts(self) -> list[tuple[str, float, float]]:
+        return list(zip(self.spent[::3], self.spent[1::3], self.spent[2::3], strict=True))
 
     @property
     def ours(self) -> float:
@@ -120,7 +127,8 @@ class Watch:
 
     def __init__(self):
         self.turns: list[Turn] = []
-        self._now: list[tuple[str, float, float]] = []
+        self._now: list = []
+        self._at_work = self._collected = False
 
     def look_at_garbage(self) -> None:
         began = 0.0, 0.0
@@ -129,8 +137,9 @@ class Watch:
             nonlocal began
             if phase == "start":
                 began = clocks()
-            else:
-                self._now.append((f"{GARBAGE} {info['generation']}", *since(began)))
+            elif self._at_work:
+                self._now += (f"{GARBAGE} {info['generation']}", *since(began))
+                self._collected = True
 
         gc.callbacks.append(collects)
 
@@ -142,15 +151,17 @@ class Watch:
             try:
                 return original(*given, **named)
             finally:
-                self._now.append((label(*given), *since(began)))
+                self._now += (label(*given), *since(began))
 
         setattr(owner, name, timed)
 
     def turn(self, tick: Callable[[], object]) -> None:
-        self._now = []
-        began = clocks()
+        self._now, self._collected, self._at_work = [], False, True
+        before, began = gc.get_count()[0], clocks()
         tick()
-        self.turns.append(Turn(*since(began), self._now))
+        spent, left = since(began), gc.get_count()[0] - before
+        self._at_work = False
+        self.turns.append(Turn(*spent, None if self._collected else left, self._now))
 
 
 def clocks() -> tuple[float, float]:
@@ -165,7 +176,7 @@ def since(began: tuple[float, float]) -> tuple[float, float]:
 def measure(frames: int, size: int, shown: int, folder: Path, objects: int) -> None:
     import bpy
 
-    others = [[] for _ in range(objects)]
+    others = [[] for _ in range(objects)]  # noqa: F841
 
     from build_extension import build
 
@@ -247,7 +258,8 @@ def measure(frames: int, size: int, shown: int, folder: Path, objects: int) -> N
         print(
             f"  {name}: at work {max(each)[0] * 1e3:.1f} ms of {max(each)[1] * 1e3:.1f}; {len(each)} of them"
         )
-    print(f"{len(gc.get_objects())} objects that Python watches, {len(others)} of them others'")
+    left = sum(turn.left or 0 for turn in watch.turns)
+    print(f"Of {len(gc.get_objects())} objects that Python looks through, {left} are left of these turns")
     long = [sum(turn.ours > limit for turn in watch.turns) for limit in (0.008, 0.016)]
     busiest = max(turn.work for turn in watch.turns)
     print(f"{long[0]} turns above 8 ms, {long[1]} above 16 ms; the most work in one: {busiest * 1e3:.1f} ms")
