@@ -13,6 +13,7 @@ from ..gather import SettingsError
 from ..operators import PLACES
 from ..translations import tr
 from ..verbs import Verb, refusable
+from . import placing
 from .jobs import Job, JobState
 
 
@@ -149,7 +150,9 @@ class MUSEV_OT_wait(Verb, bpy.types.Operator):
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
         current, until = session.current, time.monotonic() + self.at_most
-        waited_for = [job for job in current.jobs if not job.ended]
+        # Those of another file are placed once that is open.
+        here = [job for job in current.jobs if job.file_number == current.file_number]
+        waited_for = [job for job in here if not job.ended]
         while current.engine.state is not EngineState.ON or any(not job.ended for job in waited_for):
             if current.engine.state is EngineState.OFF:
                 problem = current.engine.problem or tr("The engine is not running; start it first.")
@@ -162,6 +165,8 @@ class MUSEV_OT_wait(Verb, bpy.types.Operator):
                 )  # fmt: skip
             if not current.tick():
                 time.sleep(0.005)
+        while current.live.busy and not placing.why_untouched() and time.monotonic() < until:
+            current.tick()  # else the previews' files would be left beside the takes
         for job in waited_for:
             if job.state is JobState.FAILED:
                 raise SettingsError(job.problem)

@@ -149,8 +149,11 @@ class LiveStrips:
                 if live.place not in (Place.AWAY, Place.DELETED):
                     self._attempt(job, live.frames.advance, deadline)
         while self._folders and not self._to_look and time.perf_counter() < deadline:
-            if not sweep(self._folders[0], deadline):
-                return
+            try:
+                if not sweep(self._folders[0], deadline):
+                    return
+            except takes.TakeError as error:  # previews are left over; no clip is the worse for it
+                print(f"MuseV: {error}")
             self._folders.pop(0)
 
     def _live_of(self, job: Job) -> Live:

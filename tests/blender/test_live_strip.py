@@ -153,6 +153,18 @@ def test_cancel_takes_the_strip_away_and_all_its_files(half_made):
     assert all_strips() == [] and still_there(current, job) == []
 
 
+def test_previews_that_can_not_be_removed_are_in_nobodys_way(half_made, monkeypatch, capsys):
+    current, job = half_made
+
+    def refuse(folder, deadline):
+        raise takes.TakeError(f"No right to write {folder}")
+
+    monkeypatch.setattr(live_strip, "sweep", refuse)
+    bpy.ops.musev.cancel(job=job.id)
+    pump(lambda: not current.live.busy)
+    assert capsys.readouterr().out.count("No right to write") == 1 and all_strips() == []
+
+
 def test_a_strip_with_other_takes_shows_them_again(engine, rain):  # noqa: F811
     current = engine()
     first = finish(generate(current))

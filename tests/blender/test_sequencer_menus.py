@@ -142,6 +142,19 @@ def test_a_script_waits_for_its_clips(engine, shot):  # noqa: F811
     bpy.ops.musev.generate(variations=2)
     bpy.ops.musev.wait(at_most=60)
     assert [job.state for job in current.jobs] == [JobState.DONE, JobState.DONE]
+    left = {path.name for job in current.jobs for path in job.take.parent.iterdir()}
+    assert not [name for name in left if name.endswith((".live", ".lock"))]
+
+
+def test_a_script_waits_for_no_clip_of_another_file(engine, shot, tmp_path):  # noqa: F811
+    current = engine()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "first.blend"))
+    bpy.ops.musev.generate()
+    pump(lambda: current.jobs[0].accepted)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "second.blend"), copy=True)
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "second.blend"))
+    bpy.ops.musev.wait(at_most=60)
+    assert not current.jobs[0].ended  # it is placed once its own file is open
 
 
 def test_waiting_ends_with_a_failed_clip_or_when_it_takes_too_long(engine, shot):  # noqa: F811
