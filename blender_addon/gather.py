@@ -35,7 +35,7 @@ from .rig.still_pose import StillOfAnother
 from .shots.shot import Shot
 from .staleness import origins, strip_sums
 from .staleness.rendered import RenderedCapture
-from .translations import tr
+from .translations import finished, tr
 from .weights import loras
 
 TO_COME = "0" * 64  # stands for what is still to be read, so that the rest of a request is checked at once
@@ -252,7 +252,7 @@ def request(
         is_draft = settings.draft.use and may_be_draft and result == "clip"
         return draft.of(whole, settings.draft) if is_draft else whole
     except ProtocolError as refused:
-        raise SettingsError(in_the_panels_words(str(refused))) from None
+        raise SettingsError(in_the_panels_words(finished(str(refused)))) from None
 
 
 def in_the_panels_words(text: str) -> str:

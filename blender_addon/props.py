@@ -113,8 +113,14 @@ def number(field: str, name: str, description: str, unit: str = "NONE"):
 
 class MusevSettings(bpy.types.PropertyGroup):
     mode: EnumProperty(name="Mode", description="What the clip is made from", items=MODES, default="pose")
-    prompt: StringProperty(name="Prompt", description="What the clip shows", maxlen=2000)
-    negative_prompt: StringProperty(name="Negative", description="What the clip should not show", maxlen=2000)
+    prompt: StringProperty(
+        name="Prompt",
+        maxlen=2000,
+        description="What the clip shows, best in English; (word:1.3) counts for more, (word:0.7) for less",
+    )
+    negative_prompt: StringProperty(
+        name="Negative", description="What the clip should not show, say: blurry, extra fingers", maxlen=2000
+    )
     still_source: EnumProperty(
         name="Still", description="Where the reference still comes from", items=STILL_SOURCES
     )
@@ -170,8 +176,8 @@ class MusevSettings(bpy.types.PropertyGroup):
         items=GENERATE_AT,
     )
     generation_fps: FloatProperty(
-        name="Rate", description="Generated frames a second", default=8.0, min=0.1, max=240.0, soft_max=60.0,
-        step=100, precision=3,
+        name="Rate", description="Generated frames a second: fewer are made sooner, and move less smoothly",
+        default=8.0, min=0.1, max=240.0, soft_max=60.0, step=100, precision=3,
     )  # fmt: skip
     between: EnumProperty(
         name="In Between", description="What the timeline shows between generated frames", items=BETWEEN
@@ -206,9 +212,13 @@ class MusevSettings(bpy.types.PropertyGroup):
     height: number("height", "Height", "How high the clip is: pixels, a multiple of 8", "PIXEL")
     steps: number(
         "num_inference_steps", "Steps",
-        "In how many steps pictures come out of noise: more take longer and look cleaner",
+        "In how many steps pictures come out of noise: more take longer and look cleaner; 10 to 30 are usual",
     )  # fmt: skip
-    seed: number("seed", "Seed", "Where chance begins: the same seed and settings give the same clip")
+    seed: number(
+        "seed",
+        "Seed",
+        "Where chance begins: the same seed and settings give the same clip, another seed another one",
+    )
     variations: IntProperty(
         name="Variations", description="How many takes are made at once, with seeds that follow one another",
         default=1, min=1, max=MAX_VARIATIONS,
@@ -216,12 +226,14 @@ class MusevSettings(bpy.types.PropertyGroup):
     context_frames: number(
         "context_frames",
         "Window Length",
-        "How many generated frames are made together, as one window: fewer need less memory",
+        "How many generated frames are made together, as one window: fewer need less memory, more move more evenly. "
+        "12 suits most models",
     )
     context_overlap: number(
         "context_overlap",
         "Overlap",
-        "How many generated frames neighbouring windows share, so that they agree; fewer than a window has",
+        "How many generated frames neighbouring windows share, so that they agree: more of them take longer. "
+        "A third of the window is usual; fewer than a window has",
     )
     # Names, not numbers of a list: they mean the same whatever the next engine has.
     model: StringProperty(
@@ -229,12 +241,15 @@ class MusevSettings(bpy.types.PropertyGroup):
         default=ClipRequest.model, search=model_names, search_options={"SUGGESTION"},
     )  # fmt: skip
     context_schedule: StringProperty(
-        name="Windows", description="How the clip is cut into windows, whose frames are made together",
+        name="Windows",
+        description="How the clip is cut into windows, whose frames are made together; 'shifting' cuts elsewhere at "
+        "each step, so that no seam is seen",
         default=ClipRequest.context_schedule,
         search=plugin_names("window_schedules"), search_options={"SUGGESTION"},
     )  # fmt: skip
     predictor: StringProperty(
-        name="Predictor", description="What makes pictures out of noise: the model as it is, or a plug-in's way",
+        name="Predictor",
+        description="What makes pictures out of noise: 'musev' is the model as it is, others are ways of plug-ins",
         default=ClipRequest.predictor, search=plugin_names("predictors"), search_options={"SUGGESTION"},
     )  # fmt: skip
 
@@ -258,7 +273,9 @@ class MusevPreferences(bpy.types.AddonPreferences):
         description="Connect to an engine that runs already, at ws://HOST:PORT, instead of starting one",
     )
     token_file: StringProperty(
-        name="Token File", description="The file with the running engine's token", subtype="FILE_PATH"
+        name="Token File",
+        description="The file with the running engine's token, a secret word by which it knows who may use it",
+        subtype="FILE_PATH",
     )
     output_folder: StringProperty(
         name="Folder for Unsaved Files",

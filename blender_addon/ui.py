@@ -97,14 +97,25 @@ def most_telling(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if job.id in chosen]
 
 
+PHASES = {  # of the engine's work, as an artist would say them
+    "queue": "queued", "load": "loading the model", "prepare": "preparing", "first frame": "making the first frame",
+    "denoise": "making the frames", "decode": "finishing the frames", "draw": "drawing poses",
+}  # fmt: skip
+
+
+def phase(job: Job) -> str:
+    """What is being done with a clip; a phase of a newer engine as that calls it."""
+    return tr(PHASES[job.phase]) if job.phase in PHASES else tr(job.phase)
+
+
 def job_line(job: Job) -> str:
     """Where a clip stands: phase, step and time left while it runs, else its state."""
     if job.state is JobState.CAPTURING:
-        return f"{tr(job.phase)} {job.step}/{job.num_steps}"
+        return f"{phase(job)} {job.step}/{job.num_steps}"
     if job.state is not JobState.RUNNING:
         before = session.current.jobs_before(job)
         return tr(job.state.value) + (tr(", {count} before it", count=before) if before else "")
-    parts = [tr(job.phase) + (f" {job.step}/{job.num_steps}" if job.num_steps else "")]
+    parts = [phase(job) + (f" {job.step}/{job.num_steps}" if job.num_steps else "")]
     if job.eta_s is not None:
         parts.append(remaining(job.eta_s))
     return ", ".join(parts)

@@ -77,7 +77,7 @@ class MUSEV_OT_use_as_source(StripVerb, bpy.types.Operator):
         name="Use As", description="What the strip's frames are to the clip", items=sources.USES
     )
     strength: FloatProperty(
-        name="Strength",
+        name="Change",
         description="How much of each frame is made anew: 0 keeps the source, 1 keeps next to nothing of it",
         default=ClipRequest.source_strength, min=0.0, max=1.0, subtype="FACTOR",
     )  # fmt: skip

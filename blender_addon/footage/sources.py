@@ -22,7 +22,7 @@ CHOICES = (
     ("ALL", "All That Is Shown", "Every strip, as the viewer shows them together"),
 )
 USES = (
-    ("FRAMES", "Frames", "The clip is these frames made anew, as far as the strength lets them change"),
+    ("FRAMES", "Frames", "The clip is these frames made anew, as far as Change lets them"),
     (
         "DETECT", "Frames + Control",
         "The clip is these frames made anew, and follows a control that the engine finds in them, say depth",
@@ -57,17 +57,18 @@ class MusevSourceSettings(bpy.types.PropertyGroup):
     strip: StringProperty(name="Strip", description="The strip that the clip is made from")
     use: EnumProperty(name="Use As", description="What the strips' frames are to the clip", items=USES)
     strength: FloatProperty(
-        name="Strength",
+        name="Change",
         description="How much of each frame is made anew: 0 keeps the source, 1 keeps next to nothing of it",
         default=ClipRequest.source_strength, min=0.0, max=1.0, subtype="FACTOR",
     )  # fmt: skip
     control: StringProperty(
         name="Control",
-        description="What the control pictures are, or what to find in the frames; the menu lists what the engine has",
+        description="What the clip follows besides the prompt, say depth: what the pictures show, or what to find in "
+        "the frames. The menu lists what the engine has",
         default="depth", search=control_names, search_options={"SUGGESTION"},
     )  # fmt: skip
     control_scale: FloatProperty(
-        name="Control Weight", description="How closely the clip follows the control: 1 is usual, 0 not at all",
+        name="Control Strength", description="How closely the clip follows these pictures: 1 is usual, 0 not at all",
         default=Control.scale, min=0.0, max=4.0, soft_max=2.0,
     )  # fmt: skip
 

@@ -143,7 +143,7 @@ class MUSEV_OT_wait(Verb, bpy.types.Operator):
     bl_options = {"INTERNAL"}
 
     at_most: FloatProperty(
-        name="At Most", description="After how long to give up", default=3600.0, min=0.0,
+        name="At Most", description="After how long to give up, in seconds", default=3600.0, min=0.0,
         subtype="TIME_ABSOLUTE", unit="TIME_ABSOLUTE", options={"SKIP_SAVE"},
     )  # fmt: skip
 

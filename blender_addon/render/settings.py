@@ -37,9 +37,15 @@ class MusevRenderControl(bpy.types.PropertyGroup):
     use: BoolProperty(name="Use", description="Render these pictures, and have the clip follow them")
     scale: share("scale", "Strength", "How closely the clip follows these pictures: 1 is usual, 0 not at all")
     start: share(
-        "start", "Start", "From where in the making of the clip they are followed: 0 is its beginning"
+        "start",
+        "Start",
+        "From where in the making of the clip they are followed: 0 is its beginning, 1 its end",
     )
-    end: share("end", "End", "Up to where in the making of the clip they are followed: 1 is its end")
+    end: share(
+        "end",
+        "End",
+        "Up to where in the making of the clip they are followed: 1 is its end; 0.5 leaves the details to the model",
+    )
 
 
 class MusevRenderSettings(bpy.types.PropertyGroup):
@@ -83,7 +89,7 @@ def wanted(settings: bpy.types.PropertyGroup) -> Wanted:
         if control.start >= control.end:
             raise RenderError(
                 tr(
-                    "{name} would act from {start:g} to {end:g} of the denoising, which is never; set an end "
+                    "{name} would act from {start:g} to {end:g} of the clip's making, which is never; set an end "
                     "after its start.",
                     name=name,
                     start=control.start,

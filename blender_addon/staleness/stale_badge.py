@@ -19,8 +19,8 @@ class MUSEV_OT_take_check(TakeOperator, bpy.types.Operator):
     bl_idname = "musev.take_check"
     bl_label = "Check Against the Scene"
     bl_description = (
-        "Read the rig, the camera and the still over all frames of the take, and say what has changed since it was "
-        "made. Steps through the frames, and comes back to the one in view"
+        "Read the rig, the camera, rendered pictures, the source and the still over all frames of the take, and say "
+        "what has changed since it was made. Steps through the frames, and comes back to the one in view"
     )
 
     wait: BoolProperty(

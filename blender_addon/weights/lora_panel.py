@@ -51,7 +51,9 @@ def _lora_property(description: str):
 class MUSEV_OT_lora_add(LoraVerb, bpy.types.Operator):
     bl_idname = "musev.lora_add"
     bl_label = "Add LoRA"
-    bl_description = "Make the next clips with this LoRA too"
+    bl_description = (
+        "Make the next clips with this LoRA too: a small change to the model, such as a style or a character"
+    )
     needs_one = False
 
     lora: _lora_property("Its id in the engine")

@@ -242,7 +242,7 @@ def test_shots_on_their_way_and_those_that_are_gone_are_told(engine, board):  # 
     bpy.ops.musev.cancel(job=jobs[2].id)
     rows = sheet_rows.of_list(newest_list())
     assert [row.state for row in rows] == ["waiting", "waiting", "cancelled"]
-    assert rows[0].said.startswith("On its way: denoise") and rows[2].said == "Cancelled"
+    assert rows[0].said.startswith("On its way: making the frames") and rows[2].said == "Cancelled"
     current.jobs.remove(jobs[0])  # as after closing Blender
     rows = sheet_rows.of_list(newest_list())
     assert rows[0].said.startswith("Not here yet") and rows[0].state == "waiting"

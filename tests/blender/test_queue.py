@@ -263,7 +263,7 @@ def test_the_newest_preview_is_shown_and_let_go(engine, rain):
     assert job.eta_s == 4 + 5  # of the whole clip
     shown = job.preview
     draw(ui.MUSEV_PT_jobs)
-    assert live_picture.held() == 1 and "denoise 2/6, 0:09 left" in draw(ui.MUSEV_PT_jobs)
+    assert live_picture.held() == 1 and "making the frames 2/6, 0:09 left" in draw(ui.MUSEV_PT_jobs)
     assert set(Path(bpy.app.tempdir).glob("musev/preview_*.png")) - before == {shown}
     bpy.ops.musev.cancel(job=job.id)
     draw(ui.MUSEV_PT_jobs)
