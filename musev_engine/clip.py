@@ -113,7 +113,8 @@ class Clip:
       is beside the clip or, without poses and controls, only how things look. kept_frames: pictures that frames of the
       clip are as well, but that go through the loop with the others, noised like them, so that those beside them go on
       from them (replacement: arXiv 2204.03458, section 3.1; arXiv 2201.09865): for a clip that is to fit into another.
-      Without a still, the first of them stands beside the clip. first_frame: how frame 0 is made where
+      Without a still, the first of them stands beside the clip. end_still: as the still, of how things look in the
+      end: one goes over into the other along the frames that are made. first_frame: how frame 0 is made where
       none of these says what it is. references, image_prompts: stills of any size, for the ReferenceNet and
       as image prompts; None: the still, or what is frame 0; () for none. reference_only: the image model itself looks
       at the references, with no ReferenceNet. face_embeds: float (n, e), see FaceID.
@@ -163,6 +164,7 @@ class Clip:
     still: np.ndarray | None = None
     condition_images: tuple[ConditionImage, ...] = ()
     kept_frames: tuple[ConditionImage, ...] = ()
+    end_still: np.ndarray | None = None
     first_frame: FirstFrame = field(default_factory=FirstFrame)
     references: tuple[np.ndarray, ...] | None = None
     reference_only: bool = False
@@ -241,6 +243,7 @@ class Clip:
                 _check_shape(name, getattr(self, name), shape)
         for name, picture in (
             ("still", self.still),
+            ("end_still", self.end_still),
             *(("reference", each) for each in self.references or ()),
             *(("image prompt", each) for each in self.image_prompts or ()),
         ):

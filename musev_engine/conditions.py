@@ -62,6 +62,7 @@ class Conditions:
     image_tokens, face_tokens: (B, n, d).
     image_scale, face_scale: their weights in cross-attention. controls: their residuals are added up.
     motion_speed: of the frame indices. skip_temporal: single frames, without the layers along time.
+    ending: what the frames go over into along the clip, and how much of it each frame that is made has, (t,).
     """
 
     prompt_embeds: torch.Tensor
@@ -78,6 +79,7 @@ class Conditions:
     motion_speed: float = 8.0
     skip_temporal: bool = False
     prompt_track: PromptTrack | None = None
+    ending: tuple["Conditions", torch.Tensor] | None = None
 
     def text(self, sequences: list[list[int]]) -> torch.Tensor:
         """What the windows are told, by half, window and clip: (rows, n, d), or (rows, t, n, d) of each frame."""

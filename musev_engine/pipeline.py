@@ -38,7 +38,7 @@ from musev_engine.sampling import (
     steps_of_strength,
 )
 from musev_engine.schedulers import make_scheduler, set_timesteps
-from musev_engine.seams import keeping, tints
+from musev_engine.seams import going_over, keeping, shares_of_end, tints
 from musev_engine.shots import BESIDE, Leaning, Looks, Shot, Trace, follow, plan_shots
 from musev_engine.windows import plan_windows
 
@@ -77,6 +77,8 @@ def generate(clip: Clip, models: Models, face_embedder: FaceEmbedder | None = No
         shot = follow(clip, first, end, opening, shot, latents, images, kept)
         opening = opening if number else shot
         conditions = _conditions(clip, models, looks, texts, shot)
+        if clip.end_still is not None:
+            conditions = replace(conditions, ending=_ending(clip, models, texts, shot))
         made, trace = yield from _made(clip, models, shot, conditions, generator, trace, (number, len(plan)))
         latents, done, tail = shot.whole(made), first, []
         yield Progress("decode", first, clip.num_frames)
@@ -247,8 +249,13 @@ def _denoise(
     if shot.kept:
         kept = {free.index(place): known for place, known in shot.kept.items()}
         latents, settle = _kept(keeping(kept, noise, scheduler, timesteps), latents, settle)
+    predictor = plugins.found("musev.predictors")[clip.predictor]
+    predict = predictor(models.unet, conditions, timesteps)
+    if conditions.ending is not None:
+        ending, shares = conditions.ending
+        predict = going_over(predict, predictor(models.unet, ending, timesteps), shares)
     states = denoise(
-        plugins.found("musev.predictors")[clip.predictor](models.unet, conditions, timesteps),
+        predict,
         latents,
         scheduler,
         timesteps,
@@ -339,6 +346,16 @@ def _conditions(clip: Clip, models: Models, looks: Looks, texts: PromptTrack, sh
         skip_temporal=clip.skip_temporal,
         prompt_track=track,
     )
+
+
+def _ending(clip: Clip, models: Models, texts: PromptTrack, shot: Shot) -> tuple[Conditions, torch.Tensor]:
+    """What a shot's frames go over into: the same clip with the end's still in place of its own."""
+    ended = replace(clip, still=clip.end_still, still_pose=None, end_still=None)
+    if shot.first == 0 and shot.ahead:  # the first of them stands where the still would
+        shot = replace(shot, pinned=shot.pinned | {0: _encoded(clip.end_still, clip, models)})
+    shares = shares_of_end(clip.num_frames, clip.pinned.keys() | clip.kept.keys())
+    numbers = [shot.frame_of(place) for place in shot.timeline.free]
+    return _conditions(ended, models, Looks.of(ended), texts, shot), shares[numbers]
 
 
 def _controls(clip: Clip, models: Models, shot: Shot) -> Iterator[Control]:

@@ -1,14 +1,15 @@
-"""How frames that are made meet those beside them that stay: led to them while there is noise, and of their tint."""
+"""How frames that are made meet those beside them that stay: led to them while there is noise, of their tint, and going
+over from what one side is told into what the other is."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin
 
 from musev_engine import frames
-from musev_engine.sampling import Settle
+from musev_engine.sampling import Predict, Settle
 
 PUT_BACK = 0.5  # measured with tests.seams: 0 and 0.8 leave larger seams
 MAX_TINT = 12 / 255  # what differs by more from one frame to the next is another picture, not another tint
@@ -82,6 +83,31 @@ def tints(kept: Mapping[int, np.ndarray], latents: torch.Tensor, vae: Autoencode
         of_run = (1 - share) * lacks(first, first - 1) + share * lacks(last, last + 1)
         added[first : last + 1] = of_run[..., None, None]
     return added
+
+
+def going_over(one: Predict, other: Predict, shares: torch.Tensor) -> Predict:
+    """Predictions of `one` that go over into those of `other` along the frames: a mixture is what a network would
+    predict for something between the two (Liu et al., arXiv 2206.01714, compose diffusion models so).
+    shares: (t,), how much of the other's each frame has, 0…1."""
+
+    def predict(latents: torch.Tensor, t: torch.Tensor, windows: list[list[int]]) -> torch.Tensor:
+        of_other = torch.stack([shares[window] for window in windows]).to(latents)
+        if not of_other.any():
+            return one(latents, t, windows)
+        if bool((of_other == 1).all()):
+            return other(latents, t, windows)
+        predictions = (each(latents, t, windows) for each in (one, other))
+        return torch.lerp(*predictions, of_other[:, None, None, :, None, None])
+
+    return predict
+
+
+def shares_of_end(num_frames: int, given: Collection[int]) -> torch.Tensor:
+    """(num_frames,): how much each frame has of what the clip's end is told: nothing before the frames that are made,
+    all after them, and between as much more from each to the next. given: the frames that aren't made."""
+    made = [frame for frame in range(num_frames) if frame not in given]
+    first, last = (made[0], made[-1]) if made else (0, num_frames - 1)
+    return ((torch.arange(num_frames) - first + 1) / (last - first + 2)).clamp(0, 1)
 
 
 def _runs(num_frames: int, kept: Mapping[int, object]) -> list[tuple[int, int]]:

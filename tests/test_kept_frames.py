@@ -10,7 +10,7 @@ from musev_engine import frames, seams
 from musev_engine.clip import ConditionImage
 from musev_engine.errors import EngineError
 from musev_engine.schedulers import SCHEDULERS, make_scheduler, set_timesteps
-from musev_engine.seams import MAX_TINT, tints
+from musev_engine.seams import MAX_TINT, going_over, shares_of_end, tints
 from tests.test_pipeline import (
     OTHER,
     SIZE,
@@ -155,6 +155,62 @@ def test_a_clip_is_shown_in_it(models, monkeypatch):  # noqa: F811
         beside = (frames.fit_still(each.picture, SIZE, SIZE).astype(int) for each in kept)
         lacks.append(np.abs(sum(np.median(each - made, axis=(0, 1)) for each in beside)).max())
     assert lacks[0] > 10 and lacks[1] <= 3
+
+
+# --- from one look into another ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "given"), [(9, ()), (12, (0, 1, 10, 11)), (7, (0, 3)), (3, (0, 1, 2))]
+)
+def test_the_end_comes_in_equal_parts(num_frames, given):
+    shares = shares_of_end(num_frames, given)
+    made = [frame for frame in range(num_frames) if frame not in given]
+    assert shares.shape == (num_frames,) and shares.min() >= 0 and shares.max() <= 1
+    if made:
+        assert not shares[: made[0]].any() and bool((shares[made[-1] + 1 :] == 1).all())
+        rises = shares[made[0] : made[-1] + 1].diff()
+        assert torch.allclose(rises, rises[:1].expand_as(rises)) and bool((rises > 0).all())
+        assert torch.allclose(shares[made[0]], 1 - shares[made[-1]])
+
+
+def test_predictions_go_over_and_no_more_are_made_than_needed():
+    asked_for = []
+
+    def predictor(value: float):
+        def predict(latents, t, windows):
+            asked_for.append((value, windows))
+            return torch.full((len(windows), 1, 4, 3, 2, 2), value)
+
+        return predict
+
+    shares = torch.tensor([0, 0, 0, 0.25, 0.5, 1, 1, 1])
+    predict = going_over(predictor(2.0), predictor(6.0), shares)
+    begins, between, ends = [0, 1, 2], [2, 3, 4], [5, 6, 7]
+    latents, t = torch.zeros(1, 1, 4, 3, 2, 2), torch.tensor(1.0)
+    assert bool((predict(latents, t, [begins]) == 2).all()) and bool((predict(latents, t, [ends]) == 6).all())
+    assert asked_for == [(2.0, [begins]), (6.0, [ends])]
+    both = predict(torch.cat([latents] * 2), t, [begins, between])
+    assert both.shape == (2, 1, 4, 3, 2, 2)
+    assert both[:, 0, 0, :, 0, 0].tolist() == [[2, 2, 2], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("given", ["text", "still and poses"])
+def test_a_clip_goes_over_from_one_still_into_the_other(models, given):  # noqa: F811
+    clip = asked(14, given, kept_frames=known(0, 1, 12, 13))
+    began = clip.kept[0] if clip.still is None else clip.still
+    plain, same, other = (
+        pictures(replace(clip, end_still=end), models)
+        for end in (None, began, 255 - frames.fit_still(began, SIZE, SIZE))
+    )
+    assert all(near(one, another) for one, another in zip(plain, same, strict=True))
+    apart = np.abs(other.astype(int) - plain).mean(axis=(1, 2, 3))[2:12]
+    assert apart[0] < apart[5] < apart[9]
+    with Samples(models) as samples:
+        pictures(replace(clip, end_still=OTHER), models)
+    ends = frames.encode(models.vae, frames.fit_still(OTHER, SIZE, SIZE)[None])
+    heads = [torch.allclose(each[:, :, :1], ends, atol=1e-5) for each in samples]
+    assert 0 < sum(heads) < len(heads)
 
 
 def test_a_frame_is_given_once():
