@@ -67,6 +67,23 @@ def test_the_extension_package_imports_nothing_at_module_level():
     ]
 
 
+@pytest.mark.parametrize("path", files("blender_addon"), ids=lambda path: path.name)
+def test_nothing_takes_from_the_context_what_blender_4_2_gives_a_freed_owner(path):
+    """Blender 4.2: who reads the first two makes the scene the owner of the context, for good; a window and a depsgraph
+    that are got from it have that owner, freed or not, and what is set on that window is noted there."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    ends = ("context.layer_collection", "context.tool_settings", "context.evaluated_depsgraph_get")
+    assert not {each for each in read if each.endswith(ends)}
+    assert not {
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value).endswith("context.window")
+    }
+
+
 @pytest.mark.parametrize("name", ["client.py", "engine_process.py", "protocol.py", "records.py"])
 def test_the_wire_knows_no_blender_and_no_threads(name):
     assert not {top(name) for name, _ in imports(ROOT / "blender_addon" / name)} & {

@@ -108,7 +108,9 @@ def frame_corners(
 def draw_view(context: bpy.types.Context, shown: Cast, occlusion: Occlusion, opacity: float) -> None:
     """Draws a cast into the region that is being drawn. Raises CaptureError."""
     scene, region, view = context.scene, context.region, context.region_data
-    depsgraph = context.evaluated_depsgraph_get()
+    # As this view shows it. The context's own would belong to a scene that may be freed, in Blender 4.2 (see the tests'
+    # conftest).
+    depsgraph = context.view_layer.depsgraph
     world = world_points(scene, depsgraph, shown.people)
     area = (region.width, region.height)
     matrix = np.array(view.perspective_matrix)

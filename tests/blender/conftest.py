@@ -65,6 +65,10 @@ def empty_scene() -> bpy.types.Scene:
     scene.view_settings.view_transform = "Standard"
     if hasattr(bpy.context.workspace, "sequencer_scene"):
         bpy.context.workspace.sequencer_scene = scene
+    # Blender 4.2: who reads this, as Rigify does, makes the scene the owner of bpy.context itself, and it stays so when
+    # its file is closed. To set bpy.context.window.scene then writes where it was, and some other call crashes. Read
+    # anew, the owner is this file's.
+    _ = bpy.context.layer_collection
     return scene
 
 

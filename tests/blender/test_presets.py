@@ -58,14 +58,13 @@ def test_the_artists_own_is_saved_applied_and_removed(empty_scene):
     bpy.ops.musev.preset_add(name="My Look")
     text = (OWN / "My_Look.py").read_text(encoding="utf-8")
     assert "secret" not in text and "Still" not in text and "/" not in text
-    empty_scene.property_unset("musev")
-    assert values(empty_scene.musev) != before
+    fresh = bpy.data.scenes.new("Other")
+    bpy.context.window.scene = fresh
+    if hasattr(bpy.context.workspace, "sequencer_scene"):
+        bpy.context.workspace.sequencer_scene = fresh
+    assert values(fresh.musev) != before
     apply("My Look")
-    assert (
-        values(empty_scene.musev) == before
-        and empty_scene.musev.render.depth.use
-        and empty_scene.musev.prompt == ""
-    )
+    assert values(fresh.musev) == before and fresh.musev.render.depth.use and fresh.musev.prompt == ""
     bpy.ops.musev.preset_add(name="My Look", remove_name=True)
     assert not (OWN / "My_Look.py").exists()
 

@@ -95,9 +95,10 @@ def test_a_clip_whose_scene_is_gone_ends_and_says_so(engine, shot):  # noqa: F81
     reading = generate(current)
     current.tick()
     kept = bpy.data.scenes.new("Other")
+    bpy.context.window.scene = kept
     if hasattr(bpy.context.workspace, "sequencer_scene"):
         bpy.context.workspace.sequencer_scene = kept
-    bpy.data.scenes.remove(bpy.data.scenes["Scene"])  # its window shows the other one then
+    bpy.data.scenes.remove(bpy.data.scenes["Scene"])
     finish(reading)
     assert reading.state is JobState.FAILED and "Scene 'Scene' is no longer in this file" in reading.problem
     assert not reading.take.exists()
