@@ -233,9 +233,11 @@ class Session:
         elif job.state is JobState.CAPTURING:
             if job_inputs.make_room(self.jobs, job):
                 job.capture(deadline)
-        elif job.state is JobState.READY and job.unkept:  # one at a time: they may be large
-            kept.keep(job.take.parent, job.unkept[-1], job.blobs[job.unkept[-1]])
-            job.unkept.pop()
+        elif job.state is JobState.READY and job.finishing is not None:
+            for _ in job.finishing:
+                if time.perf_counter() >= deadline:
+                    return
+            job.finishing = None
         elif job.state is JobState.HELD and self.engine.state is EngineState.ON:
             job.state = JobState.WAITING
             if job.phase:  # the engine had it
@@ -266,7 +268,7 @@ class Session:
 
     def _place_ready(self) -> bool:
         """One finished clip at most, in one piece; the next one waits for the next tick. True if there was one."""
-        ready = (j for j in self.jobs if j.state is JobState.READY and not j.unkept)
+        ready = (j for j in self.jobs if j.state is JobState.READY and j.finishing is None)
         job = next((j for j in ready if not self.why_not_placed(j)), None)
         if job is None:
             return False
@@ -292,6 +294,7 @@ class Session:
         removed.
         """
         job.stop_capturing()
+        job.finishing = None
         job.state, job.problem, job.resumable, job.eta_s = state, problem, resumable, None
         live_picture.forget(job)
         self.live.end(job)

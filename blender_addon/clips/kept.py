@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..protocol import blob_sha256
@@ -18,10 +18,16 @@ KEY = "kept"  # in `take.json`, among its inputs: their sizes in bytes, by sha25
 
 def keep(clip: Path, sha256: str, blob: bytes) -> None:
     """Keeps one input, if it isn't kept already. Raises TakeError."""
+    for _ in keeping(clip, sha256, blob):
+        pass
+
+
+def keeping(clip: Path, sha256: str, blob: bytes) -> Iterator[None]:
+    """`keep` in slices."""
     file = clip / INPUTS / sha256
     if not file.exists():
         takes.make_folder(file.parent)
-        takes.write_whole(file, blob)
+        yield from takes.writing(file, blob)
 
 
 def read(clip: Path, wanted: Iterable[str]) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def join(take: Path, about: dict) -> None:
 
     It is built beside the take and then takes its place, so it can be done again if it fails. Raises TakeError.
     """
+    for _ in joining(take, about):
+        pass
+
+
+def joining(take: Path, about: dict) -> Iterator[None]:
+    """`join` in slices; given up in between, the take is as it was."""
     splice = Splice.of_job(about)
     if splice is None:
         return
@@ -87,9 +94,14 @@ def join(take: Path, about: dict) -> None:
     if whole.exists():
         takes.discard(whole)
     takes.make_folder(whole)
-    for frame, file in enumerate(splice.files(take, take.parent)):
-        put = takes.link if frame in splice.new else takes.share
-        put(file, takes.frame_file(whole, frame))
+    try:
+        for frame, file in enumerate(splice.files(take, take.parent)):
+            put = takes.link if frame in splice.new else takes.share
+            put(file, takes.frame_file(whole, frame))
+            yield
+    except GeneratorExit:
+        takes.discard(whole)
+        raise
     if (job := take / takes.JOB).exists():  # until the take is placed
         takes.link(job, whole / takes.JOB)
     takes.discard(take)

@@ -15,11 +15,13 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 SIDECAR = "take.json"
 JOB = "job.json"  # while the take is being made: what `job_files` needs to find its job again
 WINDOWS_DEVICE = "con|prn|aux|nul|com[0-9]|lpt[0-9]"  # can't be a folder's name there
+SLICE_BYTES = 4 << 20  # of a file that is written in slices
 REMOVED = "_removed"  # inside a clip's folder: the takes that the artist took away
 
 
@@ -119,14 +121,25 @@ def read_sidecar(take: Path) -> dict:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file under a temporary name and moves it in place, so that no reader sees half of it."""
+    for _ in writing(path, data):
+        pass
+
+
+def writing(path: Path, data: bytes) -> Iterator[None]:
+    """`write_whole` in slices; given up in between, nothing is left. Raises TakeError."""
     partial = path.with_name(path.name + ".part")
     try:
         with open(partial, "wb") as file:
-            file.write(data)
+            for at in range(0, len(data), SLICE_BYTES):
+                file.write(data[at : at + SLICE_BYTES])
+                if at + SLICE_BYTES < len(data):
+                    yield
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, GeneratorExit) as error:
         with contextlib.suppress(OSError):  # a read-only disk refuses this too, also where nothing lies there
             partial.unlink(missing_ok=True)
+        if isinstance(error, GeneratorExit):
+            raise
         raise explained(error, path) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..clips import kept, reproduce, splice, takes
 from ..protocol import Done, FrameReady, ProtocolError, Welcome
 from ..stills import png_size
@@ -23,8 +25,8 @@ def keep_frame(job: Job, frame: FrameReady) -> None:
 
 
 def finish(job: Job, done: Done, welcome: Welcome | None) -> str:
-    """Makes the take whole; the job is then READY to be placed, unless there is nothing to place. Returns what there is
-    to say of it. Raises ProtocolError where frames are missing, and TakeError."""
+    """The job is READY then: its take is to be made whole, and placed, unless there is nothing to place. Returns what
+    there is to say of it. Raises ProtocolError where frames are missing, and TakeError."""
     missing = sorted(set(range(job.request.frames_out)) - job.have)
     if missing:
         raise ProtocolError(
@@ -39,10 +41,17 @@ def finish(job: Job, done: Done, welcome: Welcome | None) -> str:
     if job.request.result != "clip":  # pose pictures, to be looked at
         job.still = job.blobs.get(job.request.still or "")
         return ""
-    splice.join(job.take, job.about)
-    job.unkept = sorted(job.blobs.keys() & set(job.request.blobs))
-    sizes = {sha256: len(job.blobs[sha256]) for sha256 in job.unkept}
-    job.about[kept.KEY] = job.about.get(kept.KEY, {}) | sizes
-    takes.write_sidecar(job.take, sidecar(job, done, welcome))
+    job.finishing = _make_whole(job, done, welcome)
     job.state, job.phase = JobState.READY, "place"
     return ""
+
+
+def _make_whole(job: Job, done: Done, welcome: Welcome | None) -> Iterator[None]:
+    """In slices: what stays of another take, the inputs beside it, at last what the take tells. Raises TakeError."""
+    yield from splice.joining(job.take, job.about)
+    unkept = sorted(job.blobs.keys() & set(job.request.blobs))
+    for sha256 in unkept:
+        yield from kept.keeping(job.take.parent, sha256, job.blobs[sha256])
+    sizes = {sha256: len(job.blobs[sha256]) for sha256 in unkept}
+    job.about[kept.KEY] = job.about.get(kept.KEY, {}) | sizes
+    takes.write_sidecar(job.take, sidecar(job, done, welcome))

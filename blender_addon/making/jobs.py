@@ -13,6 +13,7 @@ import datetime
 import enum
 import tomllib
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class Job:
     accepted: bool = False  # by the engine, whatever became of it
     preview: Path | None = None  # a small PNG of how it looks while it is denoised
     have: set[int] = field(default_factory=set)
-    unkept: list[str] = field(default_factory=list)  # inputs of the finished clip that aren't on the disk yet
+    finishing: Iterator[None] | None = field(default=None, repr=False)  # what makes its take whole, in slices
     reproduces: Path | None = None  # the take that it is compared with, and is thrown away for
     others: set[int] = field(default_factory=set)  # the frames that came out otherwise than there
     problem: str = ""

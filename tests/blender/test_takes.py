@@ -82,3 +82,15 @@ def test_discard_removes_only_what_is_ours(tmp_path):
         takes.discard(take)
     assert not ours.exists()
     assert [path.name for path in shared.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_slices_is_whole_or_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(takes, "SLICE_BYTES", 3)
+    path = tmp_path / "file"
+    slices = takes.writing(path, b"abcdefgh")
+    assert [next(slices), next(slices)] == [None, None] and not path.exists()
+    slices.close()
+    assert list(tmp_path.iterdir()) == []
+    assert len(list(takes.writing(path, b"abcdefgh"))) == 2 and path.read_bytes() == b"abcdefgh"
+    takes.write_whole(path, b"")
+    assert path.read_bytes() == b"" and list(tmp_path.iterdir()) == [path]
