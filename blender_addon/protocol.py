@@ -41,6 +41,7 @@ SUBPROTOCOL = f"musev.v{PROTOCOL_VERSION}"
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # holds a 2048 x 2048 frame as PNG, however noisy
 MAX_BLOB_BYTES = 64 * 1024 * 1024  # a still, a pose track or some of a clip's pictures
 SLICE_BYTES = 256 * 1024  # an upload goes in slices, so that no tick of Blender's timer is long
+MAX_CLIENT_BYTES = MAX_JSON_BYTES + 4 * SLICE_BYTES  # of a message that an engine reads
 
 MAX_FRAMES = MAX_ITEMS
 MAX_PEOPLE = 8
@@ -564,15 +565,16 @@ class RemoveModel(Message):
 
 @dataclass(frozen=True)
 class AddModel(Message):
-    """Take a file of mine as a model. Answered by SendModel, and then the file comes in ModelSlices on this connection; or
-    by Refused. id: what it will be called; suffix: of the file's name; size: bytes. role: one of ADDABLE, "" for what
-    the file seems to be. title, licence, licence_url, commercial: as in ShelfModel; licence "" where it isn't known.
-    stands_for: of a ControlNet, the known one in whose place it is used, "" for the one that its name tells.
+    """Take a file of mine as a model. Answered by SendModel, after which the file comes in ModelSlices on this very
+    connection; or by Refused. id: what it will be called; suffix: of the file's name; size: bytes. role: one of
+    ADDABLE, "" for what the file seems to be. title, licence, licence_url, commercial: as in ShelfModel; licence ""
+    where it isn't known. stands_for: of a ControlNet, the known one in whose place it is used, "" for the one that its
+    name tells.
 
     Told by ModelProgress: running while it arrives and is looked into, then its end. The file is in the models folder
     whole or not at all. CancelModel throws away what has come of it; what had come when the connection or the engine
-    ended is kept for some days, and gone on with by who says AddModel of that name, suffix and size again. sha256: of the
-    file, where all of it was sent and only the answer lacks.
+    ended is kept for some days, and gone on with by who says AddModel of that name, suffix and size again. sha256: of
+    the file, where all of it was sent and only the answer lacks.
     """
 
     id: str = limited(pattern=MODEL_ID)

@@ -18,9 +18,12 @@ import typing
 from dataclasses import dataclass
 from functools import cache
 
-MAX_JSON_BYTES = 256 * 1024  # a control message, and the header of a binary one
+MAX_JSON_BYTES = (
+    2 * 2**20
+)  # a control message, such as a list of hundreds of models; the header of a binary one
 MAX_ITEMS = 10_000  # of a list, where its field says nothing else
 MAX_TEXT = 4000  # characters, where the field says nothing else
+MAX_INT = 2**53  # either way, where the field says nothing else: every reader of JSON can hold it, and SQLite
 
 
 class ProtocolError(ValueError):
@@ -28,7 +31,7 @@ class ProtocolError(ValueError):
 
     def __init__(self, message: str, value: object = "", remedy: str = "", code: str = "bad_message"):
         super().__init__(f"{message} (got {_brief(value)}). {remedy}")
-        self.code, self.message, self.value, self.remedy = code, message, _brief(value), remedy
+        self.code, self.message, self.value, self.remedy = code, _brief(message, 1000), _brief(value), remedy
 
     @property
     def problem(self) -> Problem:
@@ -143,7 +146,8 @@ def _check(name: str, kind, value, limits) -> typing.Any:
             value,
             f"Choose from {', '.join(map(str, limits['choices']))}.",
         )
-    low, high, step = limits.get("low", -math.inf), limits.get("high", math.inf), limits.get("step")
+    most = MAX_INT if kind is int else math.inf
+    low, high, step = limits.get("low", -most), limits.get("high", most), limits.get("step")
     if kind in (int, float) and not low <= value <= high:
         raise ProtocolError(f"{name} must be from {low} to {high}", value, f"Choose {low} to {high}.")
     if step and value % step:
@@ -199,6 +203,6 @@ def parse(raw: str | bytes) -> dict:
     return value
 
 
-def _brief(value: object) -> str:
+def _brief(value: object, longest: int = 200) -> str:
     text = value if isinstance(value, str) else repr(value)
-    return text.encode(errors="replace").decode()[:200]
+    return text.encode(errors="replace").decode()[:longest]

@@ -26,6 +26,7 @@ ROOMS = {  # role: where its files lie in a models folder
 }  # fmt: skip
 SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"  # an image model's name follows a motion model's in a request
+DEVICES = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"  # what Windows takes for no file, whatever follows
 MAX_BYTES, MAX_ADDED = 16 * 2**30, 200
 COPY_BYTES = 4 * 2**20
 KEPT_S, MAX_KEPT = 3 * 24 * 3600.0, 4  # of files that broke off: how long, and how many of them
@@ -209,7 +210,7 @@ def name_of(path: str) -> str:
 
 def _check(wanted: Wanted) -> None:
     """Raises EngineError for what can't be added, whatever is in it."""
-    if not re.fullmatch(NAME, wanted.id):
+    if not re.fullmatch(NAME, wanted.id) or re.fullmatch(DEVICES, wanted.id, re.IGNORECASE):
         remedy = "Use 1 to 40 letters of A-Z, a-z, 0-9, _, . and -, the first a letter or digit."
         raise EngineError("A model can't have this name", wanted.id, remedy, code="bad_name")
     if wanted.suffix not in SUFFIXES:
@@ -223,7 +224,7 @@ def _check(wanted: Wanted) -> None:
     if wanted.role == "controlnet":
         _net(wanted)
     lower = wanted.id.lower()
-    models = {id: one for id, one in registry.listing().items() if not one.added or registry.installed(id)}
+    models = {id: one for id, one in registry.listing().items() if not one.added or registry.complete(one)}
     if len(registry.added_files()) >= MAX_ADDED:
         raise EngineError(
             f"At most {MAX_ADDED} models can be added", MAX_ADDED, "Remove one first.", code="too_many_models"

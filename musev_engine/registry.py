@@ -184,21 +184,26 @@ def here(wanted: KnownModel) -> dict[str, Path]:
 
 def installed(id: str) -> bool:
     """Whether all its files are here; doesn't read them."""
-    return len(here(model(id))) == len(model(id).files)
+    return complete(model(id))
+
+
+def complete(wanted: KnownModel) -> bool:
+    """The same of a model in hand: no list of models is read for it."""
+    return len(here(wanted)) == len(wanted.files)
 
 
 def find_net(id: str) -> Path:
     """Where a known ControlNet lies, or an added one that stands for it. Raises EngineError as `find`."""
     if not installed(id):
         for one in added_files().values():
-            if one.stands_for == id and installed(one.id):
+            if one.stands_for == id and complete(one):
                 return find(one.id)
     return find(id)
 
 
 def has_net(id: str) -> bool:
     """Whether `find_net` finds it."""
-    return installed(id) or any(one.stands_for == id and installed(one.id) for one in added_files().values())
+    return installed(id) or any(one.stands_for == id and complete(one) for one in added_files().values())
 
 
 def image_models() -> dict[str, Path]:

@@ -9,6 +9,7 @@ one that was there all along are the same case, and nothing piles up in memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import os
 import sqlite3
@@ -44,9 +45,9 @@ from server.connection import Client
 from server.estimates import Estimator, Remaining, free_mb
 from server.jobs import JobStore
 from server.models import engine_version, models_here
+from server.problems import problem_of, sayable
 from server.shelf import ENDED, Shelf, told
 from server.worker import ENDINGS, Worker
-from server.worker_process import problem_of
 
 MAX_CONNECTIONS = 16
 PARENT_CHECK_S = 0.5
@@ -79,6 +80,7 @@ class App:
         self.shelf = Shelf(self._shelf_changed)
         self._in_use = in_use.InUse(store.database)
         self._shelf_told: ModelShelf | None = None
+        self._trouble: Refused | None = None  # why no clip can be begun
         self._queue = Queue()
         self._connections = 0
         self.changes = 0  # counts what followers might want to know
@@ -95,7 +97,7 @@ class App:
             process_request=self._admit,
             subprotocols=[protocol.SUBPROTOCOL],
             compression=None,  # frames are PNG already
-            max_size=protocol.MAX_MESSAGE_BYTES,
+            max_size=protocol.MAX_CLIENT_BYTES,
             max_queue=4,
             close_timeout=2,  # nor does a client that stands still hold up the engine's end
             ping_timeout=None,  # Blender's timer stands still while it renders; TCP finds a peer that is gone
@@ -110,8 +112,12 @@ class App:
                 job = self.store.take_next()
             except sqlite3.Error as error:
                 print(f"The job store can't be written: {error}", file=sys.stderr)
+                if self._trouble is None:
+                    self._trouble = Refused(problem_of(error))
+                    await self.announce()
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
+            self._trouble = None
             if job is None:
                 await self.change_since(seen)
             else:
@@ -196,7 +202,12 @@ class App:
         """The newest of what every client is told, by topic; the same object until there is a newer one."""
         queue = self.store.queue()
         self._queue = queue if queue != self._queue else self._queue
-        topics = {"queue": self._queue, "menus": self._menus, "shelf": self._shelf_told}
+        topics = {
+            "queue": self._queue,
+            "menus": self._menus,
+            "shelf": self._shelf_told,
+            "trouble": self._trouble,
+        }
         topics |= {f"model {id}": progress for id, progress in self.shelf.work.items()}
         return {topic: message for topic, message in topics.items() if message is not None}
 
@@ -259,15 +270,17 @@ class App:
         if protocol.SUBPROTOCOL not in [name.strip() for name in offered.split(",")]:
             message = f"The engine speaks {protocol.SUBPROTOCOL}, the extension another protocol"
             remedy = "Update the engine or the extension so that both are of one version."
-            problem = Problem("protocol_mismatch", message, offered[:100], remedy)
+            problem = Problem("protocol_mismatch", message, sayable(offered)[:100], remedy)
             return _refuse(connection, HTTPStatus.UPGRADE_REQUIRED, problem)
         if self._connections >= MAX_CONNECTIONS:
-            message, remedy = "Too many clients are connected", "Close one of them."
-            problem = Problem("too_many_clients", message, str(self._connections), remedy)
-            return _refuse(connection, HTTPStatus.SERVICE_UNAVAILABLE, problem)
+            return _refuse(connection, HTTPStatus.SERVICE_UNAVAILABLE, _too_many(self._connections))
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
+        if self._connections >= MAX_CONNECTIONS:  # many came in the same breath
+            with contextlib.suppress(ConnectionClosed):
+                await connection.send(protocol.encode(Refused(_too_many(self._connections))))
+            return
         self._connections += 1
         client = Client(self, connection)
         try:
@@ -281,6 +294,11 @@ class App:
         finally:
             self._connections -= 1
             client.leave()
+
+
+def _too_many(connections: int) -> Problem:
+    message, remedy = "Too many clients are connected", "Close one of them."
+    return Problem("too_many_clients", message, str(connections), remedy)
 
 
 def _refuse(connection: ServerConnection, status: HTTPStatus, problem: Problem) -> Response:

@@ -107,8 +107,8 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     """Listen, print one line (a Greeting, or Refused with the problem), and serve."""
-    from server.jobs import open_store
-    from server.worker_process import problem_of
+    from server.problems import problem_of
+    from server.state_folder import open_store
 
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the worker's too
@@ -128,7 +128,7 @@ async def _serve(args, store, token: str, parent_lives: Callable[[], bool]) -> N
     from server.models import menus, models_here
     from server.worker import Worker
 
-    worker = Worker(args.engine, store.blobs)
+    worker = Worker(args.engine, store.inputs.folder)
     app = App(store, worker, token, models_here(), menus)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):

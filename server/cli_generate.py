@@ -244,7 +244,7 @@ class _Run:
 
     def _told(self, error: BaseException, task: str = "") -> int:
         """Say what went wrong in one line; the exit status for it."""
-        from server.worker_process import problem_of
+        from server.problems import problem_of
 
         problem = problem_of(error)
         where = f"task {task}: " if task else ""

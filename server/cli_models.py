@@ -187,7 +187,7 @@ def download(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     from musev_engine import registry
 
-    ids = args.id or [id for id in registry.listing() if registry.installed(id)]
+    ids = args.id or [id for id, model in registry.listing().items() if registry.complete(model)]
     verdicts = {id: registry.verify(id) for id in ids}
     if args.json:
         print(json.dumps(verdicts))

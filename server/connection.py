@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import sys
 import uuid
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
@@ -41,8 +42,8 @@ from blender_addon.protocol import (
 )
 from server import extras
 from server.arrivals import Arrival
+from server.problems import problem_of
 from server.uploads import Upload
-from server.worker_process import problem_of
 
 if TYPE_CHECKING:
     from server.app import App
@@ -62,6 +63,9 @@ class Client:
         self._telling: asyncio.Task | None = None
         self._begun: set[asyncio.Task] = set()  # so that each is kept to its end
         self._left = False
+        self._one_frame = (
+            asyncio.Lock()
+        )  # read at a time, however many jobs it follows and however slow it is
 
     async def send(self, message: Message) -> None:
         await self._connection.send(protocol.encode(message))
@@ -132,7 +136,7 @@ class Client:
         if not store.knows(job):
             await self._app.tell_use()
             await asyncio.to_thread(extras.find, request)
-        if not store.knows(job) and (missing := store.missing_blobs(request)):
+        if not store.knows(job) and (missing := store.inputs.missing(request)):
             if isinstance(wanted, Retry):
                 remedy = "Generate again from Blender, which has it."
                 raise ProtocolError("An input of the clip is gone", missing[0], remedy, "inputs_gone")
@@ -164,7 +168,7 @@ class Client:
     def _store_slice(self, piece: BlobSlice) -> None:
         if self._upload is None or (piece.offset == 0 and piece.sha256 != self._upload.sha256):
             self._drop_upload()
-            self._upload = Upload(self._app.store, piece)
+            self._upload = Upload(self._app.store.inputs, piece)
         try:
             if self._upload.add(piece):
                 self._upload = None
@@ -202,10 +206,16 @@ class Client:
         with contextlib.suppress(ConnectionClosed):
             while True:
                 seen = app.changes
-                for topic, message in app.news().items():
-                    if told.get(topic) is not message:
-                        told[topic] = message
-                        await self.send(message)
+                try:
+                    for topic, message in app.news().items():
+                        if told.get(topic) is not message:
+                            told[topic] = message
+                            await self.send(message)
+                except (
+                    ProtocolError,
+                    sqlite3.Error,
+                ) as error:  # too long to be said; the store can't be read
+                    print(f"What is new can't be told: {error}", file=sys.stderr)
                 await app.change_since(seen)
 
     def _follow(self, job: str, have: frozenset[int]) -> None:
@@ -235,7 +245,8 @@ class Client:
             for stored_at, frame in app.store.frames_after(job, place):
                 place = stored_at
                 if frame not in have:
-                    await self.send(app.store.read_frame(job, frame))
+                    async with self._one_frame:
+                        await self.send(app.store.read_frame(job, frame))
             if ending is not None:
                 await self.send(ending)
                 return

@@ -54,7 +54,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 def checks(state_dir: Path | None) -> list[dict]:
     """What every clip needs, each {"name", "ok", "told"}."""
-    from server.jobs import cache_folder
+    from server.state_folder import cache_folder
 
     names = ("diffusers", "transformers", "huggingface_hub", "websockets")
     tries: list[tuple[str, Callable[[], str]]] = [

@@ -75,7 +75,7 @@ def words_in(request: ClipRequest) -> list[str]:
         for model in registry.listing().values()
         if model.role == "embedding"
         and re.search(rf"(?<!\w){re.escape(model.trigger or model.id)}(?!\w)", texts, re.IGNORECASE)
-        and registry.installed(model.id)
+        and registry.complete(model)
     ]
 
 

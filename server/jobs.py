@@ -1,4 +1,4 @@
-"""The job store: what was promised, in SQLite (WAL), with blobs and frames as files beside it.
+"""The job store: what was promised, in SQLite (WAL), with frames and inputs (`uploads`) as files beside it.
 
 Beside them lies what finished clips took (`measures`). The store survives `kill -9`: a job is in it before it is
 accepted, a frame is a whole file before it is listed, and a job that ran when the engine died is queued again. That
@@ -31,14 +31,15 @@ from blender_addon.protocol import (
     Queue,
 )
 from server.measures import Measures
+from server.uploads import Inputs
 
 # requests are kept in the protocol's own words; the second number is the tables'
 DATABASE = f"jobs-v{protocol.PROTOCOL_VERSION}-2.sqlite"
 MAX_UNFINISHED = protocol.MAX_WAITING  # jobs waiting or running
 MAX_ATTEMPTS = 2  # a job that took the engine down twice is not tried a third time
-MAX_INPUT_BYTES = 32 * 2**30  # of all blobs on disk: some hours of pictures
-IN_USE_S = 3600.0  # an input that was named or sent this lately stays
 KEEP_S = 7 * 24 * 3600.0  # an ended job, its frames and its inputs, after its end
+MAX_ENDED = 1000  # ended jobs that are kept, and some more before one looks
+LOOK_S = 24 * 3600.0  # how often one looks for those to be forgotten
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -82,9 +83,7 @@ class JobStore:
         from musev_engine import locks
 
         self.folder = folder.absolute()
-        self.blobs, self.frames, self.incoming = (
-            self.folder / name for name in ("blobs", "frames", "incoming")
-        )
+        self.frames = self.folder / "frames"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = locks.lock(self.folder / "engine.lock")
         if self._lock is None:
@@ -94,9 +93,7 @@ class JobStore:
                 "Connect to that engine, stop it, or give another folder with --state-dir.",
                 "state_in_use",
             )
-        shutil.rmtree(self.incoming, ignore_errors=True)  # uploads that were cut off
-        for part in (self.blobs, self.frames, self.incoming):
-            part.mkdir(mode=0o700, exist_ok=True)
+        self.frames.mkdir(mode=0o700, exist_ok=True)
         self.database = self.folder / DATABASE
         self._database = sqlite3.connect(self.database, isolation_level=None)
         self._unwritten: dict[str, Ending] = {}  # endings that a full disk did not take
@@ -105,7 +102,8 @@ class JobStore:
         self._database.execute("PRAGMA foreign_keys = ON")
         self._database.executescript(SCHEMA)
         self.measures = Measures(self._database)
-        self._prune()
+        self.inputs = Inputs(self.folder, self._needed)
+        self.forget_old()
         self._requeue()
 
     def close(self) -> None:
@@ -137,6 +135,9 @@ class JobStore:
                     "SELECT id FROM jobs WHERE state = 'queued' AND owner = ? ORDER BY turn", owner
                 )
                 replaced = tuple(waiting for (waiting,) in rows if self.finish(Cancelled(waiting)))
+            ended = self._one("SELECT count(*) FROM jobs WHERE ending IS NOT NULL")
+            if ended > MAX_ENDED * 1.1 or time.time() > self._look_at:
+                self.forget_old()
             unfinished = sum(self.counts().values())
             if unfinished >= MAX_UNFINISHED:
                 raise ProtocolError(
@@ -286,44 +287,6 @@ class JobStore:
     def _frame_path(self, job: str, frame: int) -> Path:
         return self.frames / job / f"{frame:06d}.png"
 
-    # --- blobs ----------------------------------------------------------------------------------------
-
-    def missing_blobs(self, request: ClipRequest) -> tuple[str, ...]:
-        """Those that must be sent. The others count as used now."""
-        missing = []
-        for sha256 in request.blobs:
-            try:
-                os.utime(self.blobs / sha256)
-            except FileNotFoundError:
-                missing.append(sha256)
-        return tuple(missing)
-
-    def make_room(self, size: int) -> None:
-        """See that the inputs on disk stay under MAX_INPUT_BYTES with `size` bytes more: those go that were not used of
-        late and that no job waits for, longest unused first.
-
-        Raises ProtocolError, code "inputs_full", where that is not enough.
-        """
-        files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self.blobs.iterdir())
-        held, late = sum(file[1] for file in files), time.time() - IN_USE_S
-        if held + size <= MAX_INPUT_BYTES:
-            return
-        waiting = self._rows("SELECT request FROM jobs WHERE ending IS NULL")
-        needed = {blob for (text,) in waiting for blob in protocol.request_from_json(text).blobs}
-        for used_at, bytes_held, path in files:
-            if held + size <= MAX_INPUT_BYTES:
-                return
-            if used_at < late and path.name not in needed:
-                path.unlink()
-                held -= bytes_held
-        if held + size > MAX_INPUT_BYTES:
-            raise ProtocolError(
-                f"The engine keeps at most {MAX_INPUT_BYTES / 2**30:.0f} GiB of inputs on its disk",
-                f"{(held + size) / 2**30:.1f} GiB",
-                "Wait for the clips before, cancel some, or use fewer frames, a smaller size or fewer controls.",
-                "inputs_full",
-            )
-
     # --- upkeep ---------------------------------------------------------------------------------------
 
     def _requeue(self) -> None:
@@ -338,18 +301,32 @@ class JobStore:
                 )
                 self.finish(Failed(job, problem))
 
-    def _prune(self) -> None:
-        """Forget what ended long ago, and inputs that no job names."""
-        old = time.time() - KEEP_S
-        self._do("DELETE FROM jobs WHERE ending IS NOT NULL AND changed_at < ?", old)
-        jobs = dict(self._rows("SELECT id, request FROM jobs"))
+    def forget_old(self) -> None:
+        """Forget jobs that ended long ago, or are too many; those that another release of the engine wrote and this one
+        can't read; and inputs that no job names. Raises sqlite3.Error."""
+        old, self._look_at = time.time() - KEEP_S, time.time() + LOOK_S
+        self._do(
+            "DELETE FROM jobs WHERE ending IS NOT NULL AND (changed_at < ? OR place NOT IN "
+            "(SELECT place FROM jobs WHERE ending IS NOT NULL ORDER BY changed_at DESC LIMIT ?))",
+            old, MAX_ENDED,
+        )  # fmt: skip
+        jobs, needed = self._rows("SELECT id, request FROM jobs"), set()
+        for job, text in jobs:
+            try:
+                needed.update(protocol.request_from_json(text).blobs)
+            except ProtocolError as error:
+                print(f"Job {job} can't be read, and is forgotten: {error}", file=sys.stderr)
+                self._do("DELETE FROM jobs WHERE id = ?", job)
+        known = {job for job, _ in jobs}
         for path in self.frames.iterdir():
-            if path.name not in jobs:
+            if path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
-        needed = {blob for text in jobs.values() for blob in protocol.request_from_json(text).blobs}
-        for path in self.blobs.iterdir():
-            if path.name not in needed and path.stat().st_mtime < old:
-                path.unlink()
+        self.inputs.forget(old, needed)
+
+    def _needed(self) -> set[str]:
+        """The inputs of the jobs that have not ended."""
+        texts = self._rows("SELECT request FROM jobs WHERE ending IS NULL")
+        return {blob for (text,) in texts for blob in protocol.request_from_json(text).blobs}
 
     def _write_ending(self, ending: Ending) -> None:
         self._do(
@@ -369,30 +346,6 @@ class JobStore:
 
     def _do(self, query: str, *values) -> int:
         return self._database.execute(query, values).rowcount
-
-
-def open_store(folder: Path | None) -> JobStore:
-    """The store in `folder`, or in the first folder of this user's cache that no other engine holds."""
-    if folder is not None:
-        return JobStore(folder)
-    for number in range(16):
-        try:
-            return JobStore(cache_folder() / f"engine-{number}")
-        except ProtocolError as error:
-            if error.code != "state_in_use":
-                raise
-    raise ProtocolError("Sixteen engines run already", 16, "Stop one, or give --state-dir.", "state_in_use")
-
-
-def cache_folder() -> Path:
-    """This user's cache for MuseV, by the system's custom."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "musev"
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -46,10 +46,15 @@ def models_here() -> tuple[ModelInfo, ...]:
     """The shipped models, then those of the models folder and the folders added to it.
 
     Raises OSError or ValueError where one can't be read."""
+    from musev_engine import registry
+
+    known = registry.listing()
     shipped = tuple(_describe(index.parent, "shipped") for index in sorted(ASSETS.glob("*/model_index.json")))
     taken = {model.name for model in shipped}
     return shipped + tuple(
-        _describe(place.folder, "models folder") if place.motion is None else _describe_pair(name, place)
+        _describe(place.folder, "models folder")
+        if place.motion is None
+        else _describe_pair(name, place, known)
         for name, place in places().items()
         if name not in taken
     )
@@ -100,8 +105,11 @@ def licence_text(model) -> str:
 
 def licence(name: str) -> str:
     """Of a motion model on an image model by their name, as `models_here` tells it; "" for any other."""
+    from musev_engine import registry
+
     place = places().get(name)
-    return "" if place is None or place.motion is None else _describe_pair(name, place).licence
+    paired = place is not None and place.motion is not None
+    return _describe_pair(name, place, registry.listing()).licence if paired else ""
 
 
 def menus() -> Menus:
@@ -158,11 +166,11 @@ def _describe(folder: Path, source: str) -> ModelInfo:
     )
 
 
-def _describe_pair(name: str, place: Place) -> ModelInfo:
-    """A motion model on an image model. Under both licences: what either forbids is forbidden."""
+def _describe_pair(name: str, place: Place, known) -> ModelInfo:
+    """A motion model on an image model. Under both licences: what either forbids is forbidden. known: all known and
+    added models, by id."""
     from musev_engine import registry
 
-    known = registry.listing()
     licences = dict.fromkeys(
         licence_text(known[id]) if id in known else "unknown" for id in (place.motion, place.t2i)
     )

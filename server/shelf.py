@@ -27,7 +27,7 @@ from blender_addon.protocol import (
     ShelfModel,
 )
 from server.arrivals import Arrival
-from server.worker_process import problem_of
+from server.problems import problem_of
 
 ENDED = ("done", "failed", "cancelled")
 TOLD_BYTES = 4 * 2**20  # of a file that arrives, from one word about it to the next
@@ -193,8 +193,9 @@ class Shelf:
         await asyncio.to_thread(_forget_old)
         while True:
             id = await self._waiting.get()
-            if self.work[id].state == "waiting":  # and wasn't cancelled
-                await self._do(id, self.work[id].action)
+            now = self.work.get(id)
+            if now is not None and now.state == "waiting":  # and wasn't cancelled
+                await self._do(id, now.action)
 
     async def stop(self) -> None:
         """End the processes, in the middle of whatever they do; files that haven't come whole can be gone on with."""
@@ -211,41 +212,57 @@ class Shelf:
             return  # asked for twice it is done once
         if now is not None and now.state not in ENDED:
             raise _busy(now)
+        if self._waiting.qsize() >= MAX_WORK:
+            raise ProtocolError(
+                "Too much is to be done with models", id, "Wait for some of it.", "model_busy"
+            )
         await self._tell(ModelProgress(id, action, "waiting"))
         self._waiting.put_nowait(id)
 
     async def _do(self, id: str, action: str) -> None:
-        self._processes[id], ended = None, False
+        self._processes[id] = None
         self._cancelled.discard(id)
         await self._tell(dataclasses.replace(self.work[id], action=action, state="running"))
+        try:
+            broke_off = await self._run(id, action)
+        except (OSError, ValueError) as error:  # it can't be started, or understood
+            broke_off = problem_of(error)
+        if broke_off is not None and id not in self._cancelled:
+            await self._tell(ModelProgress(id, action, "failed", problem=broke_off))
+
+    async def _run(self, id: str, action: str) -> Problem | None:
+        """Why the process broke off; None where it told an end itself. Raises OSError, ValueError."""
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "HF_HUB_DISABLE_TELEMETRY": "1",  # the hub is asked for the model's files and nothing else
         }
         command = (sys.executable, "-P", "-m", "server.shelf_process", action, id)
-        self._processes[id] = process = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *command, stdout=PIPE, env=environment, limit=protocol.MAX_JSON_BYTES
         )
-        if id in self._cancelled:  # while the process was starting
+        self._processes[id], ended = process, False
+        try:
+            if id in self._cancelled:  # while the process was starting
+                process.kill()
+            async for line in process.stdout:
+                if id not in self._cancelled:
+                    progress = protocol.decode(line.decode())
+                    ended = progress.state in ENDED
+                    await self._tell(progress)
+        except ValueError:
             process.kill()
-        async for line in process.stdout:
-            if id not in self._cancelled:
-                progress = protocol.decode(line.decode())
-                ended = progress.state in ENDED
-                await self._tell(progress)
-        status = await process.wait()
+            raise
+        finally:
+            status = await process.wait()
+            # the next thing may have begun as soon as this one's end was told
+            if self._processes.get(id) is process:
+                del self._processes[id]
         if id in self._cancelled and action == "add":  # it was being looked into
             await asyncio.to_thread(_drop, id)
-        if (
-            self._processes.get(id) is process
-        ):  # the next thing may have begun as soon as this one's end was told
-            del self._processes[id]
-        if not (ended or id in self._cancelled):
-            problem = Problem(
-                "engine_error", "What was done with the model broke off", f"exit status {status}",
-                "Try again: a download goes on where it stopped. See the engine's log.",
-            )  # fmt: skip
-            await self._tell(ModelProgress(id, action, "failed", problem=problem))
+        return None if ended else Problem(
+            "engine_error", "What was done with the model broke off", f"exit status {status}",
+            "Try again: a download goes on where it stopped. See the engine's log.",
+        )  # fmt: skip
 
     async def _tell(self, progress: ModelProgress) -> None:
         self.work.pop(progress.id, None)
@@ -292,7 +309,7 @@ def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
     models = tuple(
         ShelfModel(
             model.id, model.role, model.about, licence_of(model), model.licence_url, model.commercial, model.size,
-            registry.installed(model.id), removable(model), model.source, model.added, model.trigger,
+            registry.complete(model), removable(model), model.source, model.added, model.trigger,
         )
         for model in registry.listing().values()
     )  # fmt: skip

@@ -14,7 +14,7 @@ import traceback
 
 from blender_addon import protocol
 from blender_addon.protocol import ModelProgress
-from server.worker_process import problem_of
+from server.problems import problem_of
 
 CHUNK_BYTES = 2**20  # in which a download arrives, each of them told
 

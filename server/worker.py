@@ -30,6 +30,7 @@ from blender_addon.protocol import (
     Progress,
     Submit,
 )
+from server.problems import problem_of
 from server.worker_process import FRAMING, framed, unframed
 
 ENDINGS = (Done, Failed, Cancelled)
@@ -67,7 +68,7 @@ class Worker:
                 if size > protocol.MAX_MESSAGE_BYTES:
                     raise ConnectionError("the worker sent an endless message")
                 message = unframed(is_text, await process.stdout.readexactly(size))
-                if message.job != job:
+                if getattr(message, "job", None) != job:
                     continue  # the last words of the job before
                 if isinstance(message, Progress):
                     self._phase = message.phase
@@ -76,9 +77,11 @@ class Worker:
                 yield message
                 if isinstance(message, ENDINGS):
                     return
-        except (asyncio.IncompleteReadError, ConnectionError, protocol.ProtocolError) as error:
+        except (asyncio.IncompleteReadError, ConnectionError, ValueError) as error:
             problem = await self._crashed(error)
             yield Cancelled(job) if self._cancelled == job else Failed(job, problem)
+        except OSError as error:  # no process can be started
+            yield Failed(job, problem_of(error))
         finally:
             self._at_work = ""
 
@@ -119,7 +122,7 @@ class Worker:
 
     async def _crashed(self, error: Exception) -> Problem:
         process = self._process
-        if isinstance(error, protocol.ProtocolError):  # alive, but what it says can't be trusted
+        if isinstance(error, ValueError):  # alive, but what it says can't be trusted
             how = str(error)
             await self.stop()
         else:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import importlib
 import os
 import queue
@@ -34,11 +33,11 @@ from blender_addon.protocol import (
     Failed,
     Message,
     PhaseTime,
-    Problem,
     Progress,
     ProtocolError,
     Submit,
 )
+from server.problems import problem_of
 
 Engine = Callable[[str, ClipRequest, Callable[[str], bytes], bool], Iterator[Message]]
 
@@ -169,36 +168,6 @@ def find_engine(path: str) -> Engine:
             "Install the engine with all it needs (make setup), and run: musev doctor.",
             "engine_incomplete",
         ) from error
-
-
-def problem_of(error: BaseException) -> Problem:
-    """What an exception means to the artist."""
-    name, text = type(error).__name__, str(error)[:1000]
-    if {"code", "message", "value", "remedy"} <= set(dir(error)):
-        return Problem(error.code, str(error.message), str(error.value)[:1000], str(error.remedy)[:1000])
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
-        remedy = "Use a smaller size or fewer context_frames, or close other programs."
-        return Problem("out_of_memory", "There is not enough memory for this clip", text, remedy)
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or (name == "OperationalError" and "full" in text):  # the latter is SQLite's
-        remedy = "Free some space, or move the engine's state folder (--state-dir); then generate again."
-        return Problem(
-            "disk_full", "The engine's disk is full", str(getattr(error, "filename", None) or text), remedy
-        )
-    if isinstance(error, OSError):
-        return Problem(
-            "file_error",
-            f"The engine could not use a file: {text}",
-            str(error.filename or ""),
-            "See that it is there and may be read.",
-        )
-    if isinstance(error, ValueError):
-        return Problem(
-            "bad_request", "The engine does not take this request", text, "Change it and try again."
-        )
-    return Problem(
-        "engine_error", f"The engine failed: {name}: {text}", "", "Report this, with the engine's log."
-    )
 
 
 def forget_peak_memory() -> None:

@@ -67,6 +67,9 @@ class Conversation:
     def of(self, kinds, job):
         return [event for event in self.events if isinstance(event, kinds) and event.job == job]
 
+    def of_kind(self, kinds):
+        return [event for event in self.events if isinstance(event, kinds)]
+
     def submit(self, request, blobs=None, job=None, **how):
         job = job or str(uuid.uuid4())
         self.client.submit(job, request, blobs or {}, **how)

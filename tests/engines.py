@@ -17,6 +17,7 @@ def by_prompt(job, request, read_blob, previews):
         "loads for ever": loads_for_ever,
         "mute": mute,
         "lazy": lazy,
+        "slowly": slowly,
         "no memory": no_memory,
         "full disk": full_disk,
     }[request.prompt](job, request, read_blob)
@@ -61,6 +62,17 @@ def lazy(job, request, read_blob):
     for frame in range(request.num_frames - 1):
         yield FrameReady(job, frame, grey_png(request.width, request.height, 0))
     yield Done(job, request.num_frames)
+
+
+def slowly(job, request, read_blob):
+    """As `paint`, through all phases, with time to be killed in each."""
+    for phase, count in (("load", 2), ("prepare", 2), ("denoise", 4)):
+        for step in range(count):
+            yield Progress(job, phase, step, count)
+            Event().wait(0.01)
+    for message in paint(job, request, read_blob):
+        yield message
+        Event().wait(0.01)
 
 
 def no_memory(job, request, read_blob):

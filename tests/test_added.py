@@ -103,7 +103,7 @@ def test_a_controlnet_says_whose_place_it_takes(root, tmp_path):
         registry.find_net("control_v11p_sd15_canny")
 
 
-@pytest.mark.parametrize("id", ["", "..", ".a", "a/b", "a\\b", "a b", "a" * 41, "ä", "a\n"])
+@pytest.mark.parametrize("id", ["", "..", ".a", "a/b", "a\\b", "a b", "a" * 41, "ä", "a\n", "nul", "Com1.x"])
 def test_a_name_that_is_none_is_refused(root, tmp_path, id):
     path = write(tmp_path / "a.safetensors", model_files.lora())
     assert refusal(path, id).code == "bad_name" and left(root) == []

@@ -33,7 +33,8 @@ from musev_engine.training import autoencoder, denoiser, mini
 from musev_engine.training.words import write_tokenizer
 from server import clips, loaded, models
 from server import inputs as clip_inputs
-from server.worker_process import PhaseClock, make, problem_of
+from server.problems import problem_of
+from server.worker_process import PhaseClock, make
 
 JOB = "0" * 8 + "-0000" * 3 + "-" + "0" * 12
 

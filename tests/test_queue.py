@@ -189,7 +189,7 @@ def test_the_list_of_jobs_comes_in_pages(tmp_path):
 def test_the_inputs_of_a_job_to_be_made_again_are_kept(tmp_path, monkeypatch):
     store, job, data = JobStore(tmp_path), str(uuid.uuid4()), b"a still"
     first = BlobSlice(blob_sha256(data), 0, len(data), data)
-    assert Upload(store, first).add(first)
+    assert Upload(store.inputs, first).add(first)
     store.submit(job, ClipRequest(mode="still", still=first.sha256))
     store.take_next()
     store.finish(Cancelled(job))
@@ -198,5 +198,5 @@ def test_the_inputs_of_a_job_to_be_made_again_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: now + 6 * 24 * 3600)
     store = JobStore(tmp_path)
     again = str(uuid.uuid4())
-    assert store.retry(again, job) == (0, ()) and not store.missing_blobs(store.request(again))
+    assert store.retry(again, job) == (0, ()) and not store.inputs.missing(store.request(again))
     store.close()

@@ -38,8 +38,8 @@ from blender_addon.protocol import (
     blob_sha256,
 )
 from server.jobs import JobStore
+from server.problems import problem_of
 from server.uploads import Upload
-from server.worker_process import problem_of
 from tests.conversation import (
     BOUND_S,
     ENDINGS,
@@ -490,7 +490,7 @@ def test_the_queue_is_bounded(store, monkeypatch):
 def test_old_jobs_and_unneeded_inputs_are_forgotten(tmp_path, monkeypatch):
     store, job, kept, data = JobStore(tmp_path), str(uuid.uuid4()), str(uuid.uuid4()), b"a still"
     first = BlobSlice(blob_sha256(data), 0, len(data), data)
-    assert Upload(store, first).add(first)
+    assert Upload(store.inputs, first).add(first)
     store.submit(job, ClipRequest(mode="still", still=first.sha256))
     store.take_next()
     store.add_frame(FrameReady(job, 0, b"png"))
@@ -500,33 +500,33 @@ def test_old_jobs_and_unneeded_inputs_are_forgotten(tmp_path, monkeypatch):
     monkeypatch.setattr("server.jobs.KEEP_S", -10.0)
     store = JobStore(tmp_path)
     assert (store.knows(job), store.knows(kept)) == (False, True)
-    assert not list(store.frames.iterdir()) and not list(store.blobs.iterdir())
+    assert not list(store.frames.iterdir()) and not list(store.inputs.folder.iterdir())
     store.close()
 
 
 def put(store, data, used_at=None):
     """An input in the store, last used at that time; its sha256."""
     piece = BlobSlice(blob_sha256(data), 0, len(data), data)
-    assert Upload(store, piece).add(piece)
+    assert Upload(store.inputs, piece).add(piece)
     if used_at is not None:
-        os.utime(store.blobs / piece.sha256, (used_at, used_at))
+        os.utime(store.inputs.folder / piece.sha256, (used_at, used_at))
     return piece.sha256
 
 
 def test_inputs_on_disk_are_bounded_and_those_longest_unused_go(store, monkeypatch):
-    monkeypatch.setattr("server.jobs.MAX_INPUT_BYTES", 100)
+    monkeypatch.setattr("server.uploads.MAX_INPUT_BYTES", 100)
     waited_for, older, old = (put(store, bytes([k]) * 30, used_at=1000.0 + k) for k in range(3))
     store.submit(str(uuid.uuid4()), ClipRequest(mode="still", still=waited_for))
     new = put(store, b"n" * 40)
-    assert {path.name for path in store.blobs.iterdir()} == {waited_for, old, new}
-    assert older not in {path.name for path in store.blobs.iterdir()}
+    assert {path.name for path in store.inputs.folder.iterdir()} == {waited_for, old, new}
+    assert older not in {path.name for path in store.inputs.folder.iterdir()}
 
-    assert store.missing_blobs(ClipRequest(mode="still", still=old)) == ()  # counts as used now
+    assert store.inputs.missing(ClipRequest(mode="still", still=old)) == ()  # counts as used now
     with pytest.raises(ProtocolError) as error:
         put(store, b"x" * 31)
     assert error.value.code == "inputs_full"
-    assert {path.name for path in store.blobs.iterdir()} == {waited_for, old, new}
-    assert not list(store.incoming.iterdir())
+    assert {path.name for path in store.inputs.folder.iterdir()} == {waited_for, old, new}
+    assert not list(store.inputs.incoming.iterdir())
 
 
 def test_an_ending_stands_though_the_disk_is_full(store):
