@@ -14,9 +14,10 @@ import bpy
 from .motion import curves_of, nla_strips
 
 SHOWN_ALONE = (  # how the interface shows a thing; names, which may be changed at will
-    "rna_type", "name", "type", "show_expanded", "show_viewport", "show_in_editmode", "show_on_cage", "use_pin_to_last",
-    "execution_time", "persistent_uid", "select",
+    "rna_type", "name", "type", "use_pin_to_last", "execution_time", "persistent_uid", "select", "levels",
+    "sculpt_levels",
 )  # fmt: skip
+HIDDEN = ("is_", "show_")  # how the names of such ones begin, but for "show_render"
 MAX_ITEMS = 64  # of a list that are looked at, say the points of a curve in a strip's modifier
 
 
@@ -72,7 +73,11 @@ class Facts:
             warnings.simplefilter("ignore", DeprecationWarning)
             for spec in struct.bl_rna.properties:
                 name = spec.identifier
-                if name in SHOWN_ALONE or name in without or name.startswith("is_"):
+                if (
+                    name in SHOWN_ALONE
+                    or name in without
+                    or (name.startswith(HIDDEN) and name != "show_render")
+                ):
                     continue
                 if spec.type not in ("POINTER", "COLLECTION"):
                     self.add_of(struct, [name], keyed, path)

@@ -42,6 +42,7 @@ def rendered_shot(engine, shot):  # noqa: F811
         scene.collection.objects.link(thing)
     floor.parent = bpy.data.objects["Handle"]
     key(ball, "location", {1: 0.0, 20: 1.0})
+    ball.modifiers.new("Smooth", "SUBSURF")
     scene.collection.objects.link(bpy.data.objects.new("Lamp", bpy.data.lights.new("Lamp", "POINT")))
     shot.mode, shot.prompt = "text", "a ball"
     shot.render.depth.use, shot.render.use_cache = True, True
@@ -185,6 +186,11 @@ def key_what_stands_still(settings):
             thing.keyframe_insert("rotation_euler", frame=frame)
 
 
+def look_of_the_viewport(settings):
+    smooth = bpy.data.objects["Ball"].modifiers["Smooth"]
+    smooth.levels, smooth.show_viewport, smooth.show_on_cage, smooth.name = 0, False, True, "Renamed"
+
+
 def how_it_is_made(settings):
     settings.render.depth.scale, settings.render.depth.end, settings.steps = 0.5, 0.9, 3
 
@@ -195,7 +201,8 @@ def the_next_clip(settings):
 
 
 NO_CHANGES = [
-    other_frames, select_things, rename, what_is_not_rendered, colour, key_what_stands_still, how_it_is_made,
+    other_frames, select_things, rename, what_is_not_rendered, colour, key_what_stands_still, look_of_the_viewport,
+    how_it_is_made,
     the_next_clip,
 ]  # fmt: skip
 
