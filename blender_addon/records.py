@@ -18,12 +18,10 @@ import typing
 from dataclasses import dataclass
 from functools import cache
 
-MAX_JSON_BYTES = (
-    2 * 2**20
-)  # a control message, such as a list of hundreds of models; the header of a binary one
+MAX_JSON_BYTES = 2 * 2**20  # of a control message, such as a list of many models; of a binary one's header
 MAX_ITEMS = 10_000  # of a list, where its field says nothing else
 MAX_TEXT = 4000  # characters, where the field says nothing else
-MAX_INT = 2**53  # either way, where the field says nothing else: every reader of JSON can hold it, and SQLite
+MAX_INT = 2**53  # either way, where the field says nothing else: readers of JSON, and SQLite, hold it
 
 
 class ProtocolError(ValueError):
