@@ -19,13 +19,13 @@ import bpy
 
 from . import prompt_track, session, stills, strips, timing
 from .captures import Capture, CaptureError
-from .clips import draft, pins, stack, takes
+from .clips import draft, looks, pins, stack, takes
 from .clips.redo import Part
 from .engine_process import EngineStartError
 from .footage import sources
 from .making.jobs import Job
 from .props import MusevPreferences, MusevSettings, native_fps, preferences
-from .protocol import ClipRequest, ProtocolError, exact_rate
+from .protocol import ClipRequest, ProtocolError, blob_sha256, exact_rate
 from .render import settings as renders
 from .rig import camera as rig_camera
 from .rig import pose
@@ -305,7 +305,10 @@ def clip_job(
     folder = shot.folder if shot else folder
     captures: list[Capture] = []
     still, about[origins.KEY] = None, {"start": when.start} | origins.told(shot)
-    if mode != "text" and (picture := image_capture(settings, result, about[origins.KEY])):
+    between = looks.apart(*part.sides) if part is not None and part.sides is not None else None
+    if between is not None:  # and not as the panel's still looks
+        still = _of_looks(between, mode, about, blobs)
+    elif mode != "text" and (picture := image_capture(settings, result, about[origins.KEY])):
         still, about["still_source"] = TO_COME, settings.still_image.name
         captures.append(picture)
     elif mode != "text" and (reading := still_capture(scene, settings, shot.still_at if shot else None)):
@@ -327,7 +330,8 @@ def clip_job(
     if asked.noise_width is not None:
         about[draft.KEY] = {"width": settings.width, "height": settings.height, "steps": settings.steps}
     if mode == "pose":
-        captures.append(capture := pose_capture(scene, settings, when.times))
+        capture = pose_capture(scene, settings, when.times)
+        captures.append(looks.Led(capture, when.times, part.new, *between) if between else capture)
         if result == "clip":
             captures.append(origins.OriginsCapture(about, capture))
         about |= {
@@ -341,6 +345,8 @@ def clip_job(
     captures += rendered
     captures += [RenderedCapture(about, each) for each in rendered]
     if result == "clip":
+        if between is not None:
+            asked = dataclasses.replace(asked, end_still=blob_sha256(between[1].still))
         asked, held = pinned(asked, scene, settings, when, part)
         blobs |= held
     clip = clip_title(settings) if shot is None else takes.clip_name(shot.title)
@@ -354,6 +360,22 @@ def clip_job(
         id=str(uuid.uuid4()), clip=clip, scene=scene.name, start=when.start,
         take=take, request=asked, blobs=blobs, captures=captures, about=about,
     )  # fmt: skip
+
+
+def _of_looks(
+    between: tuple[looks.Look, looks.Look], mode: str, about: dict, blobs: dict[str, bytes]
+) -> str | None:
+    """The still of a clip that goes over from one look into another, and what its take tells of it; both looks' stills
+    among the blobs."""
+    one, other = between
+    blobs[blob_sha256(other.still)] = other.still
+    if mode == "text":
+        return None
+    blobs[sha256 := blob_sha256(one.still)] = one.still
+    about["still_source"] = one.inputs.get("still_source")
+    was = one.inputs.get(origins.KEY)
+    about[origins.KEY] |= {key: was[key] for key in ("still", strip_sums.STILL) if key in was} if was else {}
+    return sha256
 
 
 def clip_jobs(context: bpy.types.Context, count: int) -> list[Job]:

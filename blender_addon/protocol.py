@@ -142,7 +142,8 @@ class ClipRequest(Record):
     `still` and `poses` are the sha256 of blobs (an image file's bytes; `PoseTrack.to_bytes()`); `source` (plain
     frames) and `mask` (white where the clip is to be opaque; the frames then come with an alpha channel) are those of
     blobs of `Pictures`, one picture for each generated frame. source_strength: 0 keeps the source, 1 next to nothing
-    of it. posealign: 'auto' brings the poses to the figure of the still.
+    of it. posealign: 'auto' brings the poses to the figure of the still. end_still: another still, whose look the clip
+    goes over into along the frames that are made.
 
     shared_seed: the seed of the noise that all frames share, where it is not `seed`: frames made anew look like those
     of the clip around them. pins: frames that are given, at most one for each. A pin at frame 0 is that frame also
@@ -174,6 +175,7 @@ class ClipRequest(Record):
     seed: int = limited(0, low=0, high=2**31 - 1)
     shared_seed: int | None = limited(None, low=0, high=2**31 - 1)
     still: str | None = limited(None, pattern=SHA256)
+    end_still: str | None = limited(None, pattern=SHA256)
     poses: str | None = limited(None, pattern=SHA256)
     posealign: str = limited("off", choices=("off", "auto"))
     source: tuple[str, ...] = limited((), pattern=SHA256, longest=MAX_PICTURE_BLOBS)
@@ -261,7 +263,7 @@ class ClipRequest(Record):
             *(blob for control in self.controls for blob in control.pictures),
             *(pin.picture for pin in self.pins),
         )
-        return tuple(sorted({blob for blob in (self.still, self.poses, *pictures) if blob}))
+        return tuple(sorted({blob for blob in (self.still, self.end_still, self.poses, *pictures) if blob}))
 
     @property
     def frames_out(self) -> int:

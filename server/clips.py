@@ -176,6 +176,7 @@ def clip_of(request: ClipRequest, read_blob: Callable[[str], bytes]) -> pipeline
     if request.motion_speed is None:
         values["motion_speed"] = motion_speed(traits.native_fps, request.fps)
     values["still"] = inputs.still_of(request, read_blob)
+    values["end_still"] = inputs.end_still_of(request, read_blob)
     values["kept_frames"] = inputs.pins_of(request, read_blob)
     values |= inputs.poses_of(
         request, read_blob, values["still"], body_only=traits.body_only, device=_device()

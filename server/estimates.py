@@ -78,7 +78,7 @@ def work_of(request: ClipRequest) -> dict[str, Work]:
         return {"draw": (n * megapixels,)}
     rows = 2 if request.guidance_scale > 1 else 1
     nets = len(request.controls) + (request.poses is not None)
-    steps = request.num_inference_steps
+    steps = request.num_inference_steps * (1 + (request.end_still is not None))  # both looks are predicted
     if request.mode == "video":
         steps = int(steps * request.source_strength)
 

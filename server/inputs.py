@@ -23,13 +23,22 @@ POSE_DETECTORS = ("dwpose_body", "pose_body")  # that may find a still's pose, b
 
 def still_of(request: ClipRequest, read_blob: ReadBlob) -> np.ndarray | None:
     """uint8 (h, w, 3), of any size. Raises ProtocolError, code "unreadable_still"."""
-    if request.still is None:
+    return _still(request.still, read_blob)
+
+
+def end_still_of(request: ClipRequest, read_blob: ReadBlob) -> np.ndarray | None:
+    """As `still_of`, what the clip goes over into."""
+    return _still(request.end_still, read_blob)
+
+
+def _still(sha256: str | None, read_blob: ReadBlob) -> np.ndarray | None:
+    if sha256 is None:
         return None
     try:
-        return frames.decode_still(read_blob(request.still))
+        return frames.decode_still(read_blob(sha256))
     except ValueError as error:
         remedy = "Give a PNG or JPEG file that opens in an image viewer."
-        raise ProtocolError(str(error), request.still, remedy, "unreadable_still") from error
+        raise ProtocolError(str(error), sha256, remedy, "unreadable_still") from error
 
 
 def pins_of(request: ClipRequest, read_blob: ReadBlob) -> tuple[ConditionImage, ...]:

@@ -306,6 +306,15 @@ def test_pins_come_back_as_they_were_given_and_the_frames_around_them_change(shi
     assert near > 0 and far == 0
 
 
+def test_the_look_of_the_end_is_a_picture_too():
+    ends = frames.encode_png(np.full((64, 128, 3), 77, np.uint8))
+    request = ClipRequest(mode="text", num_frames=2, end_still=blob_sha256(ends))
+    assert (clips.clip_of(request, lambda sha256: ends).end_still == 77).all()
+    with pytest.raises(ProtocolError) as error:
+        clips.clip_of(request, lambda sha256: b"no")
+    assert error.value.code == "unreadable_still"
+
+
 def test_a_pin_that_is_no_picture_is_told():
     request = ClipRequest(mode="text", num_frames=2, pins=(Pin(1, blob_sha256(b"no")),))
     with pytest.raises(ProtocolError, match=r"pin at frame 1 .* can't be read"):

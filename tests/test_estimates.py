@@ -139,6 +139,7 @@ def test_the_work_grows_with_what_is_asked_for():
 
     assert denoise(num_inference_steps=20) == pytest.approx(2 * denoise())
     assert denoise(guidance_scale=2.0) == pytest.approx(2 * denoise())
+    assert denoise(end_still=sha) == pytest.approx(2 * denoise())  # both looks are predicted
     assert denoise(width=256) == pytest.approx(2 * denoise())
     assert (
         denoise(context_overlap=8) > denoise() and denoise(controls=(Control("depth", (sha,)),)) > denoise()

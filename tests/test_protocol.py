@@ -284,6 +284,8 @@ def test_a_request_names_every_input():
     pins = (Pin(3, five), Pin(0, one))
     request = ClipRequest(mode="video", source=(three,), mask=(four,), controls=(depth,), pins=pins)
     assert request.blobs == (one, two, three, four, five)
+    request = ClipRequest(mode="text", end_still=two, pins=pins)
+    assert request.blobs == (one, two, five)
     assert protocol.request_from_json(protocol.request_json(request)) == request
     with pytest.raises(ProtocolError, match=r"source\[0\]"):
         ClipRequest(mode="video", source=("../secret",))

@@ -30,7 +30,7 @@ CONTROLS = {
 ELSEWHERE = {
     "mode", "result", "num_frames", "fps", "output_frames", "output_fps", "still", "poses", "posealign", "source",
     "source_strength", "controls", "mask", "pins",
-    "prompts", "noise_width", "noise_height", "loras", "vae", "ip_adapter",
+    "prompts", "noise_width", "noise_height", "loras", "vae", "ip_adapter", "end_still",
 }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ class Part:
 
     span: (first, first after) of the timeline's frames that are asked for, those that stay among them. kept: the files
     of those, by their frames. start: where the new take begins. begins: whether the span begins where a still that is
-    animated would be the first frame. folder, clip: of the clip that the take joins, and its name.
+    animated would be the first frame. folder, clip: of the clip that the take joins, and its name. sides: of a gap
+    between two strips, which of `kept` are of the one and which of the other.
     """
 
     span: tuple[int, int]
@@ -40,6 +41,7 @@ class Part:
     begins: bool
     folder: Path
     clip: str
+    sides: tuple[dict[int, Path], dict[int, Path]] | None = None
 
     @property
     def new(self) -> tuple[int, int]:
@@ -135,12 +137,12 @@ def bridge(scene: bpy.types.Scene, one, other, root: Path, around: int) -> Part:
                 )
             )
     span = max(begin, first - around), min(end, after + around)
-    kept = {f: strips.file_at(one, f) for f in range(span[0], first)}
-    kept |= {f: strips.file_at(other, f) for f in range(after, span[1])}
+    before = {f: strips.file_at(one, f) for f in range(span[0], first)}
+    behind = {f: strips.file_at(other, f) for f in range(after, span[1])}
     clip = takes.clip_name(f"{one.name} to {other.name}")
     folder = stack.clip_for(scene, root, clip, first, after - first, session.current.jobs)
     splice = Splice(0, after - first - 1, after - first, span[0] - first)
-    return Part(span, kept, splice, first, False, folder, clip)
+    return Part(span, before | behind, splice, first, False, folder, clip, (before, behind))
 
 
 def _shown(strip) -> tuple[clip_folder.Take, list[Path], int]:

@@ -9,9 +9,9 @@ import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev import session, stills, strips, ui
-from bl_ext.user_default.musev.clips import pin_verbs, pins, redo, redo_verbs, splice, stack, takes
+from bl_ext.user_default.musev.clips import looks, pin_verbs, pins, redo, redo_verbs, splice, stack, takes
 from bl_ext.user_default.musev.making.jobs import JobState
-from bl_ext.user_default.musev.protocol import blob_sha256
+from bl_ext.user_default.musev.protocol import PoseTrack, blob_sha256
 from conftest import pump
 from fake_engine import colour
 from test_extension import draw
@@ -246,6 +246,7 @@ def test_a_gap_is_bridged_from_one_strip_into_the_other(engine, shot, tmp_path):
     job = ended(current)
     assert asked.num_frames == 4 + 8 + 4 and [p.frame for p in asked.pins] == [0, 1, 2, 3, 12, 13, 14, 15]
     files = one[2:] + other[:4]
+    assert asked.end_still == blob_sha256(other[0].read_bytes())  # all that is known of how it looks
     assert [p.picture for p in asked.pins] == [blob_sha256(file.read_bytes()) for file in files]
     (bridge,) = [strip for strip in all_strips() if stack.is_ours(strip)]
     assert strips.span(bridge) == (16, 24) and bridge.channel == 1 and job.start == 16
@@ -253,6 +254,81 @@ def test_a_gap_is_bridged_from_one_strip_into_the_other(engine, shot, tmp_path):
     for strip in all_strips():
         strip.select = strip.name in ("One", bridge.name)
     assert "no gap" in refusal(lambda: bpy.ops.musev.bridge())
+
+
+def test_a_strip_is_bridged_into_one_that_looks_otherwise(engine, shot, tmp_path):  # noqa: F811
+    """From its own still and pose into the other's, whatever the panel says now."""
+    current, scene = engine(), bpy.context.scene
+    first = finish(generate(current))
+    shot.still_image = bpy.data.images.new("Another", 80, 64)
+    shot.still_image.pixels.foreach_set(np.full(80 * 64 * 4, 0.5, np.float32))
+    shot.armature.location.x += 0.5
+    scene.frame_start, scene.frame_end = 25, 36
+    second = finish(generate(current))
+    shot.still_image = bpy.data.images.new("A third", 60, 64)
+    shot.armature.location.x -= 0.8
+    for strip in all_strips():
+        strip.select = True
+    bpy.ops.musev.bridge()
+    job = ended(current)
+    asked = job.request
+    assert (asked.still, asked.end_still) == (first.request.still, second.request.still)
+    assert len({asked.still, asked.end_still}) == 2
+    told, was = (takes.read_sidecar(each.take)["inputs"] for each in (job, first))
+    assert told["still_source"] == was["still_source"] and told["scene"]["still"] == was["scene"]["still"]
+    kept_there = {path.name for path in (job.take.parent / "inputs").iterdir()}
+    assert set(asked.blobs) <= kept_there
+
+    def points(each) -> np.ndarray:
+        track = PoseTrack.from_bytes((each.take.parent / "inputs" / each.request.poses).read_bytes())
+        return np.frombuffer(track.points, "<f4").reshape(track.shape)
+
+    led, one, other = points(job), points(first), points(second)
+    assert len(led) == 4 + 8 + 4
+    assert np.allclose(led[:4], one[-4:], atol=1e-3) and np.allclose(led[-4:], other[:4], atol=1e-3)
+    moves = np.diff(led[3:13, 0, :18, 0], axis=0)
+    assert np.allclose(moves, moves[:1], atol=1e-3) and abs(moves).max() > 0.5  # pixels
+
+
+def test_what_looks_alike_is_bridged_as_the_panel_says(made):
+    current, strip = made
+    files = sorted(stack.shown(strip).glob("*.png"))
+    strips.remove(bpy.context.scene, strip)
+    strips.place_images(bpy.context.scene, "One", files[:8], 5)
+    strips.place_images(bpy.context.scene, "Other", files[20:], 25)
+    for each in all_strips():
+        each.select = True
+    bpy.ops.musev.bridge()
+    job = ended(current)
+    assert job.request.end_still is None and job.request.still == current.jobs[0].request.still
+
+
+def test_a_frame_is_traced_to_the_take_that_made_it(made):
+    current, strip = made
+    whole = stack.shown(strip)
+    bpy.ops.musev.redo_range(frame_start=15, frame_end=19)
+    redone = ended(current).take
+    bpy.ops.musev.extend(frames=6, direction="BEFORE")
+    longer = ended(current).take
+    traced = [looks.made_by(takes.frame_file(longer, k)) for k in range(36)]
+    assert [(take.folder, place) for take, place in traced] == [
+        *((longer, k) for k in range(6)),
+        *((redone, k - 6) if 10 <= k < 15 else (whole, k) for k in range(30)),
+    ]
+
+
+def test_a_rig_is_led_only_as_far_as_it_is_elsewhere():
+    times, new = tuple(range(10, 20)), (13, 16)
+    rig = np.random.default_rng(0).uniform(0.1, 1, (10, 2, 130, 3))
+    known = {frame: rig[frame - 10] for frame in (10, 11, 12, 17, 18, 19)}
+    assert np.array_equal(looks.led(rig, times, new, known), rig) and np.array_equal(
+        looks.led(rig, times, new, {}), rig
+    )
+    elsewhere = {frame: points + np.array([0.5, 0, 0]) for frame, points in known.items() if frame > 16}
+    away = (looks.led(rig, times, new, elsewhere) - rig)[..., 0]
+    assert np.allclose(away, np.array([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5])[:, None, None])
+    hidden = {frame: np.zeros((1, 130, 3)) for frame in (17, 18, 19)}  # and one person less
+    assert np.array_equal(looks.led(rig, times, new, hidden), rig)
 
 
 # --- pins -----------------------------------------------------------------------------------------
