@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import re
 import string
 import time
 from pathlib import Path
@@ -97,7 +98,9 @@ def test_every_finished_sentence_is_said_somewhere_and_keeps_its_values(file):
         bare = "".join(
             part + ("{}" if name is not None else "") for part, name, *_ in string.Formatter().parse(text)
         )
-        assert text in said or bare in said, f"nothing says: {text}"
+        if text not in said and bare not in said:  # perhaps a value is always the same there
+            shape = re.compile(re.escape(bare).replace(r"\{\}", ".*"), re.DOTALL)
+            assert any(map(shape.fullmatch, said)), f"nothing says: {text}"
 
 
 def in_german(error: object) -> str:
