@@ -295,6 +295,15 @@ def story(driver: Driver) -> Steps:
         yield from driver.press("musev.take_previous(", ARROW)
         yield from driver.until(lambda take=take: shown_take(driver) == take, f"{take} is shown", 5)
     yield from driver.show("reopened")
+
+    driver.step("compare two takes side by side, and as a wipe")
+    driver.area.spaces.active.view_type = "SEQUENCER_PREVIEW"
+    for kind, part in (("SIDE", 0.31), ("WIPE", 0.4)):
+        yield from driver.press(f"musev.take_compare(take=\"take_003\", kind='{kind}'", part)
+        yield from driver.until(lambda: ours("clips.compare").parts(driver.scene), "both are shown", 5)
+        yield from driver.show(f"compare_{kind.lower()}", whole=True)
+        yield from driver.press("musev.take_compare_end(")
+    driver.area.spaces.active.view_type = "SEQUENCER"
     yield from leave(driver)
 
 

@@ -131,7 +131,7 @@ def making(driver: Driver) -> Steps:
 
 
 def takes(driver: Driver) -> Steps:
-    """What can be done with takes: star, label, compare, prune, drafts and their finals, the same again."""
+    """What can be done with takes: star, label, prune, drafts and their finals, the same again."""
     yield from sit_down(driver)
     settle(driver)
     yield from connect(driver, "work")
@@ -152,13 +152,6 @@ def takes(driver: Driver) -> Steps:
         "the take has its label",
         5,
     )
-    driver.step("compare two side by side, and as a wipe")
-    yield from driver.press("musev.take_compare(take=\"take_001\", kind='SIDE'", 0.31)
-    yield from driver.show("compare_side", whole=True)
-    yield from driver.press("musev.take_compare_end(")
-    yield from driver.press("musev.take_compare(take=\"take_001\", kind='WIPE'", 0.4)
-    yield from driver.show("compare_wipe")
-    yield from driver.press("musev.take_compare_end(")
     driver.step("prune and restore")
     yield from driver.show("takes")
     yield from driver.press("musev.takes_prune(")
