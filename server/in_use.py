@@ -56,13 +56,12 @@ def check(id: str) -> None:
     for path in sorted((registry.models_folder() / ENGINES).glob("*")):
         if (note := locks.noted(path)) is None:
             continue
-        engine = json.loads(note)
         try:
-            jobs = _jobs(Path(engine["database"]))
-        except sqlite3.Error as error:
+            jobs = _jobs(Path(json.loads(note)["database"]))
+        except (sqlite3.Error, ValueError, KeyError) as error:  # it is of another release, or just beginning
             raise EngineError(
-                f"An engine works with this models folder, and what it has to make can't be read: {error}",
-                f"process {engine['pid']}", "Stop that engine first.", code="model_in_use",
+                f"An engine works with this models folder, and what it has to make can't be read: {error}", note,
+                "Stop that engine first.", code="model_in_use",
             ) from error  # fmt: skip
         for state, request in jobs:
             if id in extras.needed(request):
@@ -72,10 +71,10 @@ def check(id: str) -> None:
     if not running + waiting:
         return
     said = ["a clip that is being made"] * bool(running)
-    said += [f"{waiting} clip{'' if waiting == 1 else 's'} in the queue"] * bool(waiting)
-    remedy = (
-        "Let them be made first, or cancel them in Blender" + (f"; one shows: {shown}" if shown else "") + "."
-    )
+    said += ["1 clip in the queue" if waiting == 1 else f"{waiting} clips in the queue"] * bool(waiting)
+    remedy = "Let them be made first, or cancel them in Blender."
+    if shown:
+        remedy = f"Let them be made first, or cancel them in Blender; one shows: {shown}."
     raise EngineError(f"This model is needed by {' and '.join(said)}", id, remedy, code="model_in_use")
 
 
