@@ -239,10 +239,11 @@ class Session:
                     return
             job.finishing = None
         elif job.state is JobState.HELD and self.engine.state is EngineState.ON:
-            job.state = JobState.WAITING
             if job.phase:  # the engine had it
+                job.state = JobState.WAITING
                 self.engine.client.resume(job.id, tuple(sorted(job.have)))
-            else:
+            elif job.retry_of or job_inputs.read_next(job):
+                job.state = JobState.WAITING
                 self._hand_over(job)
         elif job.state is JobState.HELD and not job.phase and job.stage != Stage.KEPT:
             self._keep(job)  # while there is no engine, so that Blender may be closed
@@ -263,7 +264,7 @@ class Session:
         if job.retry_of:
             self.engine.client.send(Retry(job.id, job.retry_of, job.place, job.owner))
         else:
-            blobs = job_inputs.all_of(job)
+            blobs, job.fetched = job.blobs | job.fetched, {}
             self.engine.client.submit(job.id, job.request, blobs, place=job.place, owner=job.owner)
 
     def _place_ready(self) -> bool:
@@ -294,7 +295,7 @@ class Session:
         removed.
         """
         job.stop_capturing()
-        job.finishing = None
+        job.finishing, job.fetched = None, {}
         job.state, job.problem, job.resumable, job.eta_s = state, problem, resumable, None
         live_picture.forget(job)
         self.live.end(job)
@@ -367,7 +368,7 @@ class Session:
             case Refused() if event.problem.code == "not_waiting":
                 pass  # its turn came before it was moved
             case Refused() if event.problem.code == "unknown_job" and job.has_inputs:
-                self._hand_over(job)
+                job.state, job.phase = JobState.HELD, ""
             case Refused():
                 job.cause = event.problem
                 gone = event.problem.code == "unknown_job"

@@ -98,11 +98,11 @@ def from_kept(scene: bpy.types.Scene, strip, take: Take, request: ClipRequest, i
     """Another take of a clip, from the inputs that were kept for one; inputs: what that tells of them. Makes its
     folder last. Raises TakeError."""
     clip, own = take.folder.parent, ("still", "poses", kept.KEY)
-    blobs = kept.read(clip, request.blobs)
+    sizes = kept.check(clip, request.blobs, take.record)
     return Job(
         id=str(uuid.uuid4()), clip=strip.musev.clip, scene=scene.name, start=strips.content(strip)[0],
-        take=takes.next_take(clip), request=request, blobs=blobs,
-        about={key: value for key, value in inputs.items() if key not in own},
+        take=takes.next_take(clip), request=request, blobs={},
+        about={key: value for key, value in inputs.items() if key not in own} | {kept.KEY: sizes},
     )  # fmt: skip
 
 
@@ -132,8 +132,9 @@ def reproduction(context: bpy.types.Context, scene: bpy.types.Scene, strip, take
                 )
             )
     else:
-        blobs = kept.read(take.folder.parent, request.blobs)
-        job = Job(str(uuid.uuid4()), strip.musev.clip, scene.name, 0, take.folder, request, blobs)
+        sizes = kept.check(take.folder.parent, request.blobs, take.record)
+        job = Job(str(uuid.uuid4()), strip.musev.clip, scene.name, 0, take.folder, request, {})
+        job.about[kept.KEY] = sizes
     job.reproduces = take.folder
     job.take = takes.new_take(Path(bpy.app.tempdir) / "musev", f"{take.name} again")
     return job

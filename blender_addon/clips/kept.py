@@ -38,16 +38,39 @@ def read(clip: Path, wanted: Iterable[str]) -> dict[str, bytes]:
         try:
             blobs[sha256] = file.read_bytes()
         except OSError as error:
-            raise takes.TakeError(
-                f"An input of this take is not kept: {file} can't be read ({error.strerror or error}). Recall the "
-                "take's settings and generate from the scene."
-            ) from error
+            raise _missing(file, error) from error
         if blob_sha256(blobs[sha256]) != sha256:
-            raise takes.TakeError(
-                f"An input of this take was changed: {file} has another sha256. Remove that file, recall the take's "
-                "settings and generate from the scene."
-            )
+            raise _changed(file, "sha256")
     return blobs
+
+
+def check(clip: Path, wanted: Iterable[str], record: dict) -> dict[str, int]:
+    """The sizes in bytes of kept inputs, by their sha256. record: of the take that they were kept for. Raises TakeError
+    for one that is missing, or has another size; whether its bytes are the same is for `read` to say."""
+    known, sizes = _sizes(record), {}
+    for sha256 in wanted:
+        file = clip / INPUTS / sha256
+        try:
+            sizes[sha256] = file.stat().st_size
+        except OSError as error:
+            raise _missing(file, error) from error
+        if known.get(sha256) not in (None, sizes[sha256]):
+            raise _changed(file, "size")
+    return sizes
+
+
+def _missing(file: Path, error: OSError) -> takes.TakeError:
+    return takes.TakeError(
+        f"An input of this take is not kept: {file} can't be read ({error.strerror or error}). Recall the take's "
+        "settings and generate from the scene."
+    )
+
+
+def _changed(file: Path, what: str) -> takes.TakeError:
+    return takes.TakeError(
+        f"An input of this take was changed: {file} has another {what}. Remove that file, recall the take's settings "
+        "and generate from the scene."
+    )
 
 
 def prune(clip: Path) -> tuple[int, int]:
@@ -74,7 +97,11 @@ def prune(clip: Path) -> tuple[int, int]:
 
 def size(record: dict) -> tuple[int, int]:
     """(number, bytes) of the inputs that a take's record says are kept."""
+    known = _sizes(record)
+    return len(known), sum(known.values())
+
+
+def _sizes(record: dict) -> dict[str, int]:
     inputs = record.get("inputs")
     kept = inputs.get(KEY) if isinstance(inputs, dict) else None
-    sizes = [n for n in kept.values() if isinstance(n, int)] if isinstance(kept, dict) else []
-    return len(sizes), sum(sizes)
+    return {sha256: n for sha256, n in kept.items() if isinstance(n, int)} if isinstance(kept, dict) else {}

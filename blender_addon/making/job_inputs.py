@@ -34,10 +34,12 @@ def keep_next(job: Job) -> bool:
     return len(missing) <= 1
 
 
-def all_of(job: Job) -> dict[str, bytes]:
-    """A job's inputs, from memory and from the disk. Raises TakeError for one that is missing or was changed."""
-    away = [sha256 for sha256 in job.request.blobs if sha256 not in job.blobs]
-    return job.blobs | kept.read(job.take.parent, away)
+def read_next(job: Job) -> bool:
+    """Reads one more of a job's kept inputs, for they may be large; True if all are in memory. Raises TakeError for one
+    that is missing or was changed."""
+    away = [sha256 for sha256 in job.request.blobs if sha256 not in job.blobs | job.fetched]
+    job.fetched |= kept.read((job.reproduces or job.take).parent, away[:1])
+    return len(away) <= 1
 
 
 def forget(job: Job) -> None:

@@ -45,8 +45,9 @@ ENDED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 class Job:
     """One clip on its way. start: the timeline frame of its first frame. take: the folder its frames go to.
 
-    blobs: the inputs' bytes by sha256, dropped at the end. captures: what is still to be read from the scene, in
-    order; each then names in `request` what it read. about: what `take.json` tells beyond request and engine.
+    blobs: the inputs' bytes by sha256, dropped at the end. fetched: those from the disk, until the engine gets them.
+    captures: what is still to be read from the scene, in order; each then names in `request` what it read. about: what
+    `take.json` tells beyond request and engine.
 
     owner, place: for the engine's queue. like: a clip that reads the same scene just before; what it read serves this
     one too. retry_of: the job of the engine's store that this one repeats, whose inputs it still has. stage: what its
@@ -61,6 +62,7 @@ class Job:
     take: Path
     request: ClipRequest
     blobs: dict[str, bytes] = field(repr=False)
+    fetched: dict[str, bytes] = field(default_factory=dict, repr=False)
     captures: list[Capture] = field(default_factory=list, repr=False)
     still: bytes | None = field(default=None, repr=False)  # of pose pictures, to be shown under them
     captured: bool = False  # whether the first of them is through

@@ -117,7 +117,7 @@ def test_the_first_input_that_differs_is_named(engine, shot):  # noqa: F811
         bpy.ops.musev.reproduce()
         return finish(current.jobs[-1]).problem
 
-    begins = "1 of 12 frames are not those of take_001, first frame 3"
+    begins = "1 of 12 frames are not those of take_001, the first is 0004.png"
     assert said().startswith(f"{begins}; every input is the same")
     model = told["model"] | {"sha256": "cd" * 32}
     named = f"{begins}. The first input that differs: the model's files (sha256) was cdcdcdcdcdcd… and is abababababab…"
@@ -158,6 +158,19 @@ def test_inputs_that_are_gone_or_changed_are_told(engine, shot, what):  # noqa: 
     assert len(current.jobs) == 1
 
 
+@pytest.mark.parametrize("verb", ["reproduce", "vary"])
+def test_inputs_are_read_one_at_a_time_and_looked_at_before_they_are_sent(engine, shot, verb):  # noqa: F811
+    current = engine()
+    first = finish(generate(current))
+    file = first.take.parent / "inputs" / first.request.poses
+    file.write_bytes(b"x" * file.stat().st_size)  # which only its sum tells
+    getattr(bpy.ops.musev, verb)()
+    job = finish(current.jobs[-1])
+    assert job.state is JobState.FAILED and f"{file} has another sha256" in job.problem
+    assert not job.blobs and not job.fetched and not job.take.exists()
+    assert first.request.still in {path.name for path in file.parent.iterdir()}  # the other take's, as before
+
+
 @pytest.fixture
 def redone(engine, shot):  # noqa: F811
     """The session, a finished clip of 12 frames at 5, and the take in which its frames 5 to 7 are made anew."""
@@ -181,7 +194,7 @@ def test_a_joined_take_is_made_again_as_far_as_it_is_its_own(redone):
     bpy.ops.musev.reproduce()
     said = finish(current.jobs[-1]).problem
     assert said.startswith(
-        "1 of 3 frames that were made anew are not those of take_002, first frame 5; every"
+        "1 of 3 frames that were made anew are not those of take_002, the first is 0006.png; every"
     )
     assert said.endswith(rest)
     assert "alone doesn't make it" in refusal(lambda: bpy.ops.musev.reproduce(inputs="SCENE"))
