@@ -444,7 +444,8 @@ class ShelfModel(Record):
     """One known model. licence: its name, as `DownloadModel` must say it. commercial: whether one may sell what it
     makes, None where not known. size_bytes: None where not known. installed: all its files are here. removable: they
     lie in the engine's own models folder. url: where it comes from, "" of one that was `added` by a file. trigger: the
-    words in a prompt that bring out what it learned, as far as its file tells.
+    words in a prompt that bring out what it learned, as far as its file tells. num_inference_steps, guidance_scale:
+    those that a LoRA was made for, if that is few steps.
     """
 
     id: str = limited(pattern=MODEL_ID)
@@ -459,6 +460,8 @@ class ShelfModel(Record):
     url: str = ""
     added: bool = False
     trigger: str = limited("", longest=200)
+    num_inference_steps: int | None = limited(None, low=1, high=200)
+    guidance_scale: float | None = limited(None, low=1.0, high=30.0)
 
 
 # --- client → engine ------------------------------------------------------------------------------

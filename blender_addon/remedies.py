@@ -102,6 +102,16 @@ def for_settings(context: bpy.types.Context) -> list[Button]:
     return buttons
 
 
+def for_steps(settings) -> tuple[str, Button] | None:
+    """Where the steps don't fit the clip's few-step LoRA: why, and what sets them."""
+    if (quick := loras.unfit_steps(settings.extras, settings.steps)) is None:
+        return None
+    count, now = quick.num_inference_steps, settings.steps
+    why = tr("'{id}' was made for {count} steps; the clip has {now}.", id=quick.id, count=count, now=now)
+    text = tr("Use 1 Step") if count == 1 else tr("Use {count} Steps", count=count)
+    return why, Button("musev.lora_steps", text, "CHECKMARK")
+
+
 def draw(layout: bpy.types.UILayout, buttons: list[Button]) -> None:
     column = layout.column(align=True)
     for button in buttons:

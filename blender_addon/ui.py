@@ -194,6 +194,9 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         column.prop(settings, "width")
         column.prop(settings, "height")
         layout.prop(settings, "steps")
+        if unfit := remedies.for_steps(settings):
+            draw_text(layout, unfit[0], line_width(context), "INFO")
+            remedies.draw(layout, [unfit[1]])
         column = layout.column(align=True)
         column.prop(settings, "seed")
         column.prop(settings, "variations")

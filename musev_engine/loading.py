@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from musev_engine.checkpoints import bad_model, read_json
 from musev_engine.embeddings import add_embeddings
+from musev_engine.few_steps import FewStep, few_step
 from musev_engine.layouts import (
     POSE_CONTROLNET,
     children,
@@ -28,7 +29,7 @@ from musev_engine.layouts import (
     musev_parts,
     named,
 )
-from musev_engine.lora import Applied, FewStep, apply_loras, few_step
+from musev_engine.lora import Applied, apply_loras
 from musev_engine.models.config import SD15
 from musev_engine.models.pose_guider import PoseGuider
 from musev_engine.models.projections import FaceProjModel, ImageProjection

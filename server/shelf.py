@@ -14,6 +14,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 
 from blender_addon import protocol
 from blender_addon.protocol import (
@@ -309,18 +310,30 @@ def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
     models = tuple(
         ShelfModel(
             model.id, model.role, model.about, licence_of(model), model.licence_url, model.commercial, model.size,
-            registry.complete(model), removable(model), model.source, model.added, model.trigger,
+            registry.complete(model), removable(model), model.source, model.added, model.trigger, *_few_steps(model),
         )
         for model in registry.listing().values()
     )  # fmt: skip
     return ModelShelf(shipped + models, ready, offline())
 
 
+def _few_steps(model) -> tuple[int | None, float | None]:
+    """The steps and the guidance that a LoRA was made for, if that is few steps; known by its name, also before its
+    files are here."""
+    from musev_engine import few_steps, registry
+
+    if model.role != "lora":
+        return None, None
+    files = registry.here(model).values() or [Path(model.id, file.name) for file in model.files]
+    wants = few_steps.few_step(files)
+    return (wants.num_inference_steps, wants.guidance_scale) if wants is not None else (None, None)
+
+
 def licence_of(model) -> str:
     """What a known model's licence is called: as it is shown, and as it is accepted."""
-    from musev_engine import registry
+    from musev_engine import known_models
 
-    return model.licence or registry.UNKNOWN
+    return model.licence or known_models.UNKNOWN
 
 
 def offline() -> str:

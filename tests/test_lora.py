@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from musev_engine.errors import EngineError
+from musev_engine.few_steps import few_step
 from musev_engine.loading import load_models
-from musev_engine.lora import apply_loras, few_step
+from musev_engine.lora import apply_loras
 from musev_engine.models.config import unet_config
 from musev_engine.models.unet import UNet3D
 from musev_engine.networks import MOTION_KEYS

@@ -15,7 +15,7 @@ from blender_addon.protocol import (
     RemoveModel,
     VerifyModel,
 )
-from musev_engine import registry
+from musev_engine import known_models, registry
 from tests.conversation import Conversation, eventually, running_engine, serve_command
 from tests.local_hub import LocalHub
 
@@ -72,10 +72,15 @@ def shelf(talk):
 
 def test_the_shelf_tells_every_known_model_and_no_path(talk, tmp_path):
     told, models = shelf(talk)
-    assert list(models) == ["mini", *registry.known()] and told.offline == ""
+    assert list(models) == ["mini", *known_models.known()] and told.offline == ""
     mini = models["mini"]
     assert (mini.role, mini.licence, mini.installed, mini.removable) == ("shipped", "cc0-1.0", True, False)
     assert mini.commercial is True
+    made_for = {
+        id: (m.num_inference_steps, m.guidance_scale) for id, m in models.items() if m.num_inference_steps
+    }
+    assert made_for["lcm-lora-sdv1-5"] == (4, 1.0) and made_for["hyper-sd15-8steps-cfg"] == (8, 5.0)
+    assert all(models[id].role == "lora" for id in made_for)
     canny, musev = models[CANNY], models["musev"]
     assert (canny.role, canny.licence, canny.commercial) == ("controlnet", LICENCE, True)
     assert not (canny.installed or canny.removable) and canny.licence_url.startswith("https://")

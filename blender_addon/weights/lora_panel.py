@@ -79,6 +79,9 @@ class MUSEV_OT_lora_add(LoraVerb, bpy.types.Operator):
         if len(extras.loras) >= MAX_LORAS and extras.loras.find(self.lora) < 0:
             raise SettingsError(tr("A clip has at most {count} LoRAs; take one off first.", count=MAX_LORAS))
         loras.add(extras, self.lora, self.weight)
+        settings = extras.id_data.musev
+        if not settings.is_property_set("steps") and loras.unfit_steps(extras, settings.steps) is not None:
+            use_steps(self, settings)
 
 
 class MUSEV_OT_lora_remove(LoraVerb, bpy.types.Operator):
@@ -89,7 +92,11 @@ class MUSEV_OT_lora_remove(LoraVerb, bpy.types.Operator):
     lora: _lora_property("Which; the chosen one if empty")
 
     def do(self, extras: loras.MusevExtraSettings) -> None:
-        extras.loras.remove(self.place(extras))
+        place, settings, quick = self.place(extras), extras.id_data.musev, loras.few_step(extras)
+        extras.loras.remove(place)
+        if quick is not None and settings.steps == quick.num_inference_steps and not loras.few_step(extras):
+            settings.property_unset("steps")  # these were its own
+            self.report({"INFO"}, tr("The clip has {steps} steps again", steps=settings.steps))
         extras.lora_index = min(extras.lora_index, max(len(extras.loras) - 1, 0))
 
 
@@ -109,9 +116,33 @@ class MUSEV_OT_lora_move(LoraVerb, bpy.types.Operator):
             extras.lora_index = to
 
 
+class MUSEV_OT_lora_steps(LoraVerb, bpy.types.Operator):
+    bl_idname = "musev.lora_steps"
+    bl_label = "Use the LoRA's Steps"
+    bl_description = "Make the clip in as many steps as its LoRA was made for"
+
+    def do(self, extras: loras.MusevExtraSettings) -> None:
+        if loras.few_step(extras) is None:
+            raise SettingsError(
+                tr("No LoRA in the list is known to be made for few steps; set the steps yourself.")
+            )
+        use_steps(self, extras.id_data.musev)
+
+
+def use_steps(verb: bpy.types.Operator, settings) -> None:
+    """Sets the steps that the clip's few-step LoRA was made for, and says so."""
+    quick = loras.few_step(settings.extras)
+    settings.steps = quick.num_inference_steps
+    verb.report(
+        {"INFO"}, tr("The clip has {steps} steps, as '{id}' wants", steps=settings.steps, id=quick.id)
+    )
+
+
 def hint(model) -> str:
     """What one should know of a LoRA: what it is for, which words bring it out, its licence."""
     said = [model.title]
+    if model.num_inference_steps is not None:
+        said.append(tr("Made for {steps} steps", steps=model.num_inference_steps))
     if model.trigger:
         said.append(tr("Words in a prompt that bring it out: {words}", words=model.trigger))
     said.append(tr("Licence: {licence}", licence=model.licence))
@@ -188,6 +219,7 @@ class MUSEV_PT_loras(ui.Sidebar, bpy.types.Panel):
 
 register, unregister = bpy.utils.register_classes_factory(
     (
-        MUSEV_OT_lora_add, MUSEV_OT_lora_remove, MUSEV_OT_lora_move, MUSEV_MT_loras, MUSEV_UL_loras, MUSEV_PT_loras,
+        MUSEV_OT_lora_add, MUSEV_OT_lora_remove, MUSEV_OT_lora_move, MUSEV_OT_lora_steps, MUSEV_MT_loras,
+        MUSEV_UL_loras, MUSEV_PT_loras,
     )
 )  # fmt: skip

@@ -67,7 +67,23 @@ def active(extras: MusevExtraSettings) -> MusevLora | None:
 def asked(extras: MusevExtraSettings) -> dict:
     """The fields of a request that these settings fill. A weight is as it reads, not as its 32 bits are."""
     chosen = tuple(LoraChoice(each.name, round(each.weight, 6)) for each in extras.loras if each.use)
-    return {"loras": chosen, "vae": extras.vae, "ip_adapter": extras.ip_adapter}
+    fields = {"loras": chosen, "vae": extras.vae, "ip_adapter": extras.ip_adapter}
+    quick = few_step(extras)
+    return fields if quick is None else fields | {"guidance_scale": quick.guidance_scale}
+
+
+def few_step(extras: MusevExtraSettings) -> ShelfModel | None:
+    """The LoRA that the next clip's scheduler, steps and guidance go by: the last one that was made for few steps."""
+    models = session.current.shelf.models
+    added = [models.get(each.name) for each in extras.loras if each.use and each.weight]
+    return next((m for m in reversed(added) if m is not None and m.num_inference_steps is not None), None)
+
+
+def unfit_steps(extras: MusevExtraSettings, steps: int) -> ShelfModel | None:
+    """The same, where a clip has fewer steps than it was made for, or more than twice as many."""
+    quick = few_step(extras)
+    fits = quick is None or quick.num_inference_steps <= steps <= 2 * quick.num_inference_steps
+    return None if fits else quick
 
 
 def told(request: dict) -> dict:

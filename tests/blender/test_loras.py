@@ -6,13 +6,14 @@ import json
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import gather, outlook, remedies
+from bl_ext.user_default.musev import gather, outlook, remedies, ui
 from bl_ext.user_default.musev.clips import recall, reproduce, stack, takes
 from bl_ext.user_default.musev.protocol import LoraChoice
 from bl_ext.user_default.musev.shots import shot
 from bl_ext.user_default.musev.weights import lora_panel, loras
 from conftest import pump
 from test_extension import Layout
+from test_extension import draw as drawn
 from test_generate import refusal
 
 
@@ -109,6 +110,58 @@ def test_settings_are_recalled_with_them(told, extras):
         ("chalk", 1.5, True), ("ink", 0.25, True),
     ]  # fmt: skip
     assert extras.vae == "soft"
+
+
+@pytest.fixture
+def quick(told, extras):
+    """LoRAs that were made for few steps, with and without guidance, in an engine's shelf."""
+    models = told().shelf.models
+    for id, steps, guidance in (("lcm", 4, 1.0), ("hyper-cfg", 8, 5.0)):
+        models[id] = models["ink"].__class__(
+            id, "lora", "Quick", "MIT", "", installed=True, num_inference_steps=steps, guidance_scale=guidance
+        )
+    return bpy.context.scene.musev
+
+
+def test_a_few_step_lora_brings_its_steps_unless_others_were_set(quick):
+    ops = bpy.ops.musev
+    assert quick.steps == 10 and not quick.is_property_set("steps")
+    ops.lora_add(lora="ink")
+    assert quick.steps == 10
+    ops.lora_add(lora="lcm")
+    assert quick.steps == 4 and remedies.for_steps(quick) is None
+    ops.lora_remove(lora="ink")
+    assert quick.steps == 4
+    ops.lora_remove(lora="lcm")
+    assert quick.steps == 10 and not quick.is_property_set("steps")
+
+    quick.steps = 20  # the artist's
+    ops.lora_add(lora="lcm")
+    assert quick.steps == 20
+    why, button = remedies.for_steps(quick)
+    assert why == "'lcm' was made for 4 steps; the clip has 20." and button.text == "Use 4 Steps"
+    assert why in " ".join(drawn(ui.MUSEV_PT_clip))
+    assert getattr(ops, button.operator.removeprefix("musev."))() == {"FINISHED"}
+    assert quick.steps == 4 and remedies.for_steps(quick) is None
+    for steps, fits in ((3, False), (8, True), (9, False)):
+        quick.steps = steps
+        assert (remedies.for_steps(quick) is None) == fits, steps
+    quick.extras.loras[0].use = False
+    assert remedies.for_steps(quick) is None
+    ops.lora_remove(lora="lcm")
+    assert quick.steps == 9  # were not the LoRA's
+    assert "is empty" in refusal(lambda: ops.lora_steps())
+    ops.lora_add(lora="ink")
+    assert "No LoRA in the list" in refusal(lambda: ops.lora_steps())
+
+
+def test_a_few_step_lora_brings_its_guidance(quick):
+    when = gather.clip_plan(bpy.context.scene, quick)
+    guidance = []
+    for id in ("ink", "hyper-cfg", "lcm"):
+        bpy.ops.musev.lora_add(lora=id)
+        guidance.append(gather.request(quick, when, "text", None).guidance_scale)
+    assert guidance == [1.0, 5.0, 1.0]  # the last one's, as its scheduler is
 
 
 def test_what_the_engine_lacks_greys_generate_out_with_the_reason(told, extras):
