@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from musev_engine import downloads, kinds, locks, registry
+from musev_engine import downloads, kinds, known_models, locks, registry
 from musev_engine.errors import EngineError
 from musev_engine.kinds import Header
 
@@ -127,7 +127,7 @@ def check_header(wanted: Wanted, tensors: dict) -> str:
     )  # fmt: skip
 
 
-def settle(id: str) -> registry.KnownModel:
+def settle(id: str) -> known_models.KnownModel:
     """Look into a file that has arrived whole, and put it in its place. What doesn't do is thrown away.
 
     Raises EngineError: "bad_model" for a damaged file, "wrong_kind", "name_taken", "model_busy".
@@ -136,7 +136,7 @@ def settle(id: str) -> registry.KnownModel:
         return _settle(id)
 
 
-def _settle(id: str) -> registry.KnownModel:
+def _settle(id: str) -> known_models.KnownModel:
     folder = _incoming(id)
     try:
         wanted = Wanted(**json.loads((folder / TOLD).read_text(encoding="utf-8")))
@@ -173,7 +173,7 @@ def _settle(id: str) -> registry.KnownModel:
 
 def add_file(
     path: Path, wanted: Wanted, told: Callable[[int], None] = lambda done: None
-) -> registry.KnownModel:
+) -> known_models.KnownModel:
     """Copy a file of this machine into the models folder. told: how many bytes are here.
 
     Raises EngineError as `begin` and `settle`, OSError where it can't be read or written.
@@ -243,7 +243,7 @@ def _check(wanted: Wanted) -> None:
 
 def _net(wanted: Wanted) -> str:
     """The known ControlNet in whose place this one is used."""
-    nets = [one.id for one in registry.known().values() if one.role == "controlnet"]
+    nets = [one.id for one in known_models.known().values() if one.role == "controlnet"]
     if wanted.stands_for:
         if wanted.stands_for not in nets:
             raise EngineError(

@@ -21,15 +21,8 @@ from typing import BinaryIO
 
 from musev_engine import locks
 from musev_engine.errors import EngineError
-from musev_engine.registry import (
-    ADDED,
-    INCOMING,
-    RECEIPTS,
-    KnownModel,
-    ModelFile,
-    models_folder,
-    sha256_of,
-)
+from musev_engine.known_models import KnownModel, ModelFile
+from musev_engine.registry import ADDED, INCOMING, RECEIPTS, models_folder, sha256_of
 
 SPARE_BYTES = 200_000_000  # left free on the disk
 

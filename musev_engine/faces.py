@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from musev_engine import registry
+from musev_engine import known_models, registry
 from musev_engine.checkpoints import SUFFIXES, bad_model, open_weights, read_all
 from musev_engine.errors import EngineError
 
@@ -66,7 +66,7 @@ class InsightFaces:
         root = self._root or own
         if any((root / "models" / self._name).glob("*.onnx")):
             return root
-        if self._root is not None or self._name not in registry.known():
+        if self._root is not None or self._name not in known_models.known():
             raise EngineError(
                 "InsightFace's models aren't there",
                 root / "models" / self._name,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from musev_engine import plugins, registry
+from musev_engine import known_models, plugins, registry
 from musev_engine.checkpoints import SUFFIXES, bad_model, check_base, open_weights, read_json
 from musev_engine.errors import EngineError
 from musev_engine.models.config import SD15, unet_config
@@ -42,7 +42,7 @@ def musev_parts(
     own `ip_adapter_image_proj` is wanted; referencenet: whether its ReferenceNet is."""
     known = plugins.found("musev.motion_models")
     motions = sorted(path.name for path in (folder / "motion").iterdir() if path.name in known)
-    if motion not in motions and not (motion in known and motion in registry.known()):
+    if motion not in motions and not (motion in known and motion in known_models.known()):
         raise bad_model(
             f"{folder / 'motion'} has no such motion model", motion, f"Choose one of {', '.join(motions)}."
         )
@@ -140,7 +140,7 @@ def named(wanted: str | Path, what: str, there: dict[str, Path]) -> Path:
         if not Path(wanted).exists():
             raise bad_model(f"The {what} isn't there", wanted, "Give the path of a folder or file.")
         return Path(wanted)
-    if wanted in registry.known():
+    if wanted in known_models.known():
         return registry.find(wanted)
     near = difflib.get_close_matches(wanted, there, n=3)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from musev_engine import plugins, registry
+from musev_engine import known_models, plugins, registry
 from musev_engine.clip import Clip
 from musev_engine.control import find_control
 from musev_engine.errors import EngineError
@@ -235,7 +235,7 @@ def _embeddings(source: Path, options: argparse.Namespace) -> list[Path]:
         for path in files
         if path.suffix in (".pt", ".safetensors", ".bin") and any(path.stem in text for text in texts)
     }
-    words = [one.id for one in registry.known().values() if one.role == "embedding"]
+    words = [one.id for one in known_models.known().values() if one.role == "embedding"]
     elsewhere = {
         word: registry.find(word) for word in words if word not in there and registry.installed(word)
     }

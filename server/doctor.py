@@ -80,9 +80,11 @@ def modes() -> list[dict]:
     video2video comes once for each control name; it takes either motion model, and the one without ReferenceNet
     needs least.
     """
-    from musev_engine import registry
+    from musev_engine import known_models, registry
 
-    controls = {f"video to clip by {name}": ("musev", *needs) for name, needs in registry.controls().items()}
+    controls = {
+        f"video to clip by {name}": ("musev", *needs) for name, needs in known_models.controls().items()
+    }
     images = registry.image_models().values()
     base = (
         (TOKENIZER,)
@@ -91,7 +93,7 @@ def modes() -> list[dict]:
         if images
         else (IMAGE_MODEL,)
     )
-    here = {id for id in registry.known() if registry.installed(id)}
+    here = {id for id in known_models.known() if registry.installed(id)}
     rows = []
     for mode, needs in (MODES | {"video to clip": ("musev",)} | controls).items():
         missing = [id for id in (*needs, *base) if id not in here]

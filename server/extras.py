@@ -81,7 +81,7 @@ def words_in(request: ClipRequest) -> list[str]:
 
 def needed(request: ClipRequest) -> set[str]:
     """The ids of all known and added models that making a clip may read, as far as its request tells."""
-    from musev_engine import registry
+    from musev_engine import known_models, registry
 
     motion, _, image = request.model.partition(".")
     ids = {motion, image, request.vae, request.ip_adapter, *(each.name for each in request.loras)}
@@ -91,10 +91,10 @@ def needed(request: ClipRequest) -> set[str]:
         ids |= {"referencenet", "image_encoder"}
     if request.ip_adapter:
         ids.add("image_encoder")
-    nets = [registry.controls().get(each.name, ()) for each in request.controls]
+    nets = [known_models.controls().get(each.name, ()) for each in request.controls]
     if request.poses:
-        nets.append(registry.controls()["dwpose_body"])
-        nets.append(registry.controls()["pose_body"])
+        nets.append(known_models.controls()["dwpose_body"])
+        nets.append(known_models.controls()["pose_body"])
     for net, *detectors in filter(None, nets):
         ids |= {net, *detectors}
         ids |= {one.id for one in registry.added_files().values() if one.stands_for == net}

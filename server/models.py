@@ -115,7 +115,7 @@ def licence(name: str) -> str:
 def menus() -> Menus:
     """The names of all plug-ins that work, each other package's imported in a process of its own to see that it does,
     and of the controls whose ControlNet is here. Takes as long as that."""
-    from musev_engine import plugins, registry
+    from musev_engine import known_models, plugins, registry
 
     tried = plugins.tried()
 
@@ -127,7 +127,7 @@ def menus() -> Menus:
         window_schedules=names("musev.window_schedules"),
         control_preprocessors=names("musev.control_preprocessors"),
         predictors=names("musev.predictors"),
-        controls=tuple(name for name, needs in registry.controls().items() if registry.has_net(needs[0])),
+        controls=tuple(name for name, needs in known_models.controls().items() if registry.has_net(needs[0])),
         left_out=tuple(
             f"{plugin.package}: the {plugins.GROUPS[plugin.group]} {plugin.name}: {plugin.problem}"[:500]
             for plugin in tried

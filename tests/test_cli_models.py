@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from musev_engine import registry
+from musev_engine import known_models, registry
 from server import cli
 from tests import model_files
 from tests.local_hub import COMMIT, LocalHub
@@ -242,7 +242,7 @@ def test_a_script_reads_json(musev, hub, tmp_path):
     assert json.loads(musev("show", CANNY, "--json")[1]) == row
     listed = json.loads(musev("list", "--json", "--role", "controlnet", "--installed")[1])
     assert listed == [row]
-    assert len(json.loads(musev("--json")[1])) == len(registry.known()) + 1  # and the shipped one
+    assert len(json.loads(musev("--json")[1])) == len(known_models.known()) + 1  # and the shipped one
     assert json.loads(musev("path", "--json")[1]) == [str(registry.models_folder())]
     assert json.loads(musev("verify", CANNY, "--json")[1])[CANNY] == dict.fromkeys(
         ("config.json", "diffusion_pytorch_model.safetensors"), "ok"
@@ -255,7 +255,7 @@ def test_people_read_tables(musev, hub):
     get(musev, CANNY)
     out = musev("list")[1]
     (line,) = [line for line in out.splitlines() if line.startswith(CANNY)]
-    assert "here" in line and "OpenRAIL" in line and f"2 of {len(registry.known()) + 1} are here" in out
+    assert "here" in line and "OpenRAIL" in line and f"2 of {len(known_models.known()) + 1} are here" in out
     assert "Clips can be made with: mini" in out
     status, out, _ = musev("show", "annotator-dwpose")
     assert status == 0 and "216,746,733 bytes" in out and "not here; goes to" in out
@@ -265,7 +265,7 @@ def test_people_read_tables(musev, hub):
 def test_a_file_that_no_hub_has_comes_from_its_own_address_and_is_compared(musev, hub, monkeypatch):
     whole = b"landmarks" * 1000
     hub.files["some/body"] = {"face_landmarker.task": whole}
-    known = registry.known()
+    known = known_models.known()
     (file,) = known["annotator-face_landmarker"].files
 
     def told(content):

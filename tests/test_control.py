@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from musev_engine import control, detectors, registry
+from musev_engine import control, detectors, known_models, registry
 from musev_engine.control import CONTROLS, Cache, ControlKind, preprocess
 from musev_engine.errors import EngineError
 
@@ -158,8 +158,8 @@ def test_every_file_is_known_to_the_registry():
         for file in kind.files:
             model, _, part = file.partition("/")
             assert part in [known.name for known in registry.model(model).files]
-            assert model in registry.controls()[name]
-        assert kind.controlnet == registry.controls()[name][0]
+            assert model in known_models.controls()[name]
+        assert kind.controlnet == known_models.controls()[name][0]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from musev_engine import registry
+from musev_engine import known_models
 from server import cli, doctor
 from tests.test_registry import put
 
@@ -37,7 +37,7 @@ def test_a_fresh_machine_is_well_and_lacks_every_weight(told):
     assert "control_v11p_sd15_openpose" in missing["pose to clip"]
     assert len([mode for mode in missing if mode.startswith("video to clip by ")]) == 26
     assert {"sd-controlnet-hed", "annotator-hed"} <= set(missing["video to clip by hed"])
-    known = registry.known()
+    known = known_models.known()
     assert all(id in known for ids in missing.values() for id in ids)
     assert found["machine"]["memory_bytes"] > found["machine"]["memory_free_bytes"] > 0
 

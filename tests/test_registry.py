@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from musev_engine import registry
+from musev_engine import known_models, registry
 from musev_engine.errors import EngineError
 from musev_engine.prompts import NEGATIVE_SETS
 
@@ -34,23 +34,23 @@ def put(root, id, content=b"weights", form=0):
 
 
 def test_every_row_can_be_used():
-    models = registry.known()
+    models = known_models.known()
     places = [f"{model.folder}/{file.name}" for model in models.values() for file in model.files]
     assert len(places) == len(set(places))
     for model in models.values():
-        assert model.role in registry.ROLES and model.files and model.about
+        assert model.role in known_models.ROLES and model.files and model.about
         assert model.licence_url.startswith("https://")
         if model.url:
             (file,) = model.files
             assert model.url.startswith("https://") and file.size and file.sha256
         assert all(len(file.sha256) == 64 for file in model.files if file.sha256)
         assert not any(Path(place).is_absolute() or ".." in Path(place).parts for place in places)
-    assert {model.role for model in models.values()} == set(registry.ROLES)
+    assert {model.role for model in models.values()} == set(known_models.ROLES)
 
 
 def test_every_model_names_its_licence_or_says_that_it_is_unknown():
     unknown = set()
-    for model in registry.known().values():
+    for model in known_models.known().values():
         if model.licence is None:
             unknown.add(model.repository)
             assert model.commercial is None and "licence not known" in model.terms, model.id
@@ -68,13 +68,13 @@ def test_every_model_names_its_licence_or_says_that_it_is_unknown():
 def test_a_row_without_a_licence_is_refused():
     row = {"role": "vae", "about": "a", "repository": "some/body", "folder": "vae/a", "files": {"a.bin": {}}}
     with pytest.raises(KeyError, match="licence"):
-        registry._model("a", row)
-    assert registry._model("a", row | {"licence": "unknown"}).licence is None
+        known_models._model("a", row)
+    assert known_models._model("a", row | {"licence": "unknown"}).licence is None
 
 
 def test_every_word_of_the_negative_sets_can_be_had():
     words = {word for each in NEGATIVE_SETS.values() for word in each.embeddings}
-    known = {id: model for id, model in registry.known().items() if model.role == "embedding"}
+    known = {id: model for id, model in known_models.known().items() if model.role == "embedding"}
     assert words == known.keys()
     for word, model in known.items():
         (file,) = model.files
@@ -95,8 +95,8 @@ def test_a_copy_in_full_precision_is_not_taken_for_a_damaged_one_in_half(folder)
 
 
 def test_every_repository_pattern_means_some_model():
-    repositories = {model.repository for model in registry.known().values()}
-    for pattern in registry._read()["repositories"]:
+    repositories = {model.repository for model in known_models.known().values()}
+    for pattern in known_models._read()["repositories"]:
         assert any(fnmatchcase(repository, pattern) for repository in repositories), pattern
 
 
@@ -110,8 +110,8 @@ def test_musevs_weights_are_not_for_sale_and_an_unverified_licence_says_so():
 
 def test_controls_are_the_originals_26_with_their_controlnets():
     original = json.loads(NAMES.read_text())
-    assert list(registry.controls()) == list(original)
-    for name, needs in registry.controls().items():
+    assert list(known_models.controls()) == list(original)
+    for name, needs in known_models.controls().items():
         model = registry.model(needs[0])
         assert model.repository == original[name]["controlnet_model_path"]
         assert model.folder == f"controlnet/{needs[0]}"
