@@ -453,9 +453,21 @@ def _timer() -> float:
             "The extension itself failed: {error}. See Blender's console.", error=error
         )
         changed = True
-    if changed:
+    return 0.02 if _draw(changed) or current.busy else 0.25
+
+
+REDRAW_S = 0.1  # between two drawings, each of which takes as much of the main thread as a tick
+_to_draw, _drawn_at = False, 0.0
+
+
+def _draw(changed: bool) -> bool:
+    """Has what we draw drawn anew where something has changed, ten times a second at most. True if that is to come."""
+    global _to_draw, _drawn_at
+    _to_draw |= changed
+    if _to_draw and (now := time.perf_counter()) >= _drawn_at + REDRAW_S:
+        _to_draw, _drawn_at = False, now
         redraw()
-    return 0.02 if current.busy else 0.25
+    return _to_draw
 
 
 def redraw() -> None:

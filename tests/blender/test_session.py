@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
 
 import bpy
@@ -128,3 +129,32 @@ def test_ticks_are_short_while_the_rig_is_read(engine, shot):  # noqa: F811
     print(f"\n996 frames in {slices} slices, longest tick {current.longest_tick_s * 1e3:.1f} ms")
     assert slices > 1
     bpy.ops.musev.cancel(job=reading.id)
+
+
+def test_what_changes_all_the_time_is_drawn_ten_times_a_second(monkeypatch):
+    now, drawn = [100.0], []
+    monkeypatch.setattr(session, "redraw", lambda: drawn.append(round(now[0], 2)))
+    monkeypatch.setattr(session, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: now[0])}))
+    monkeypatch.setattr(session, "_to_draw", False)
+    monkeypatch.setattr(session, "_drawn_at", 0.0)
+    waits = []
+    for tick in range(30):
+        now[0] = 100 + 0.02 * tick
+        waits.append(session._draw(tick <= 11))  # the last change is drawn too, when its time has come
+    assert drawn == [100.0, 100.1, 100.2, 100.3] and waits[14] and not waits[15] and not any(waits[15:])
+
+
+def test_a_clip_leaves_python_little_to_look_through(engine, shot):  # noqa: F811
+    """What ticks leave behind decides how often Python stops Blender to look for garbage."""
+    current = engine()
+    bpy.context.scene.frame_end = 124
+    finish(generate(current))  # the first one has imports and caches on its account
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        job = finish(generate(current))
+        left = len(gc.get_objects()) - before
+    finally:
+        gc.enable()
+    assert job.state is JobState.DONE and len(job.have) == 120 and left < 10 * 120
