@@ -18,13 +18,12 @@ from pathlib import Path
 
 from musev_engine import downloads, kinds, known_models, locks, registry
 from musev_engine.errors import EngineError
-from musev_engine.kinds import Header
+from musev_engine.kinds import SUFFIXES, Header
 
 ROOMS = {  # role: where its files lie in a models folder
     "t2i": "t2i/sd1.5", "lora": "lora", "embedding": "embedding", "vae": "vae", "ip-adapter": "IP-Adapter/models",
     "controlnet": "controlnet",
 }  # fmt: skip
-SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"  # an image model's name follows a motion model's in a request
 DEVICES = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"  # what Windows takes for no file, whatever follows
 MAX_BYTES, MAX_ADDED = 16 * 2**30, 200

@@ -18,9 +18,8 @@ from diffusers.loaders import single_file_utils
 from safetensors import safe_open
 
 from musev_engine.kinds import SD1, seems
-from musev_engine.pickles import PICKLES, bad_model, readable, unpickled
+from musev_engine.pickles import bad_model, readable, unpickled
 
-SUFFIXES = (".safetensors", *PICKLES)
 PORTION = 2**26  # numbers read from a file before its memory map is let go
 
 # How attention layers of the VAE were called in files from before diffusers 0.18.

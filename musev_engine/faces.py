@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from musev_engine import known_models, registry
-from musev_engine.checkpoints import SUFFIXES, bad_model, open_weights, read_all
+from musev_engine.checkpoints import bad_model, open_weights, read_all
 from musev_engine.errors import EngineError
+from musev_engine.kinds import SUFFIXES
 
 MAX_FACES = 64
 

@@ -11,6 +11,8 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from musev_engine.errors import EngineError
 
+PICKLES = (".ckpt", ".bin", ".pt", ".pth")  # PyTorch's own files
+SUFFIXES = (".safetensors", *PICKLES)
 SD1 = "Stable Diffusion 1"
 MAX_HEADER_BYTES = 16 * 2**20  # the header of a LoRA that tells how it was trained has a megabyte or two
 MAX_TRIGGER = 200  # letters

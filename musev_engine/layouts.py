@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from musev_engine import known_models, plugins, registry
-from musev_engine.checkpoints import SUFFIXES, bad_model, check_base, open_weights, read_json
+from musev_engine.checkpoints import bad_model, check_base, open_weights, read_json
 from musev_engine.errors import EngineError
+from musev_engine.kinds import SUFFIXES
 from musev_engine.models.config import SD15, unet_config
 
 POSE_CONTROLNET = "control_v11p_sd15_openpose"
@@ -52,7 +53,7 @@ def musev_parts(
     sizes = {key: published[key] for key in (*SD15, "out_channels", "up_block_types") if key in published}
     config = unet_config("musev", **flags, **sizes)
 
-    images = image_models(folder / "t2i")
+    images = registry.image_models(folder / "t2i")
     if t2i is None and len(images) == 1:
         (t2i,) = images
     if t2i is None:
@@ -103,18 +104,6 @@ def _base_parts(base: Path, tokenizer: Path | None) -> dict[str, Path]:
             code="missing_model",
         )
     return {"base": base, "vae": base, "text_encoder": base, "tokenizer": tokenizer}
-
-
-def image_models(folder: Path) -> dict[str, Path]:
-    """The image models in MuseV's folder `t2i`, by name: diffusers folders and single files."""
-    folders = {path.parent.name: path.parent for path in sorted(folder.rglob("unet")) if path.is_dir()}
-    inside = tuple(folders.values())
-    single = {
-        path.stem: path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES and not any(path.is_relative_to(each) for each in inside)
-    }
-    return single | folders
 
 
 def controlnet_paths(folder: Path, wanted: Iterable[str | Path] | None) -> dict[str, Path]:

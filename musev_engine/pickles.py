@@ -13,8 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from musev_engine.errors import EngineError
-
-PICKLES = (".ckpt", ".bin", ".pt", ".pth")
+from musev_engine.kinds import PICKLES
 
 
 def bad_model(message: str, value: object, remedy: str) -> EngineError:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from musev_engine import locks
 from musev_engine.errors import EngineError
+from musev_engine.kinds import SUFFIXES
 from musev_engine.known_models import KnownModel, ModelFile, known
 
 # in the models folder
@@ -109,19 +110,14 @@ def has_net(id: str) -> bool:
     return installed(id) or any(one.stands_for == id and complete(one) for one in added_files().values())
 
 
-def image_models() -> dict[str, Path]:
-    """The image models (t2i) that are here, known or not, by name: folders under `t2i` that hold a `unet`, and single
-    files beside them."""
-    found: dict[str, Path] = {}
-    for root in folders():
-        inside = [unet.parents[1] for unet in sorted((root / "t2i").rglob("unet/config.json"))]
-        for path in inside:
-            found.setdefault(path.name, path)
-        for path in sorted((root / "t2i").rglob("*")):
-            if path.suffix in (".safetensors", ".ckpt") and not any(
-                path.is_relative_to(each) for each in inside
-            ):
-                found.setdefault(path.stem, path)
+def image_models(t2i: Path) -> dict[str, Path]:
+    """The image models in a folder `t2i` of MuseV's layout, known or not, by name: folders that hold a `unet`, then
+    single files outside them."""
+    found = {unet.parent.name: unet.parent for unet in sorted(t2i.rglob("unet")) if unet.is_dir()}
+    inside = tuple(found.values())
+    for path in sorted(t2i.rglob("*")):
+        if path.suffix in SUFFIXES and not any(path.is_relative_to(folder) for folder in inside):
+            found.setdefault(path.stem, path)
     return found
 
 

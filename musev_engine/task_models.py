@@ -14,7 +14,6 @@ from musev_engine import known_models, plugins, registry
 from musev_engine.clip import Clip
 from musev_engine.control import find_control
 from musev_engine.errors import EngineError
-from musev_engine.layouts import image_models
 from musev_engine.loading import POSE_CONTROLNET, Models, load_models
 from musev_engine.lora import check_lora
 from musev_engine.options import IP_ADAPTERS, NO
@@ -53,7 +52,7 @@ def models_of(options: argparse.Namespace) -> Iterator[tuple[str | None, Models]
     if options.sd_model_name.lower() in NO:  # then cfg_path is the image model
         names = [_existing(options.sd_model_cfg_path, "--sd_model_cfg_path")]
     elif options.sd_model_name == "all":
-        names = [*sorted(image_models(source / "t2i"))] or [None]
+        names = [*sorted(registry.image_models(source / "t2i"))] or [None]
     if (source / "motion").is_dir():
         more["motion"] = options.unet_model_name
     if options.ip_adapter_model_name in IP_ADAPTERS:

@@ -85,7 +85,7 @@ def modes() -> list[dict]:
     controls = {
         f"video to clip by {name}": ("musev", *needs) for name, needs in known_models.controls().items()
     }
-    images = registry.image_models().values()
+    images = [path for root in registry.folders() for path in registry.image_models(root / "t2i").values()]
     base = (
         (TOKENIZER,)
         if images and not any(path.is_dir() for path in images)

@@ -15,7 +15,6 @@ ASSETS = Path(str(resources.files("musev_engine"))) / "assets"
 VAE_FACTOR = 8  # pixels per latent
 SD15_SIDE, SD15_TEXT = 512, 768  # pixels, and how wide the text is, of models on Stable Diffusion 1.5
 SAYABLE = ClipRequest.__dataclass_fields__["model"].metadata["pattern"]
-WEIGHTS = (".safetensors", ".bin", ".ckpt")
 
 
 class Traits(NamedTuple):
@@ -71,7 +70,7 @@ def places() -> dict[str, Place]:
         for index in sorted(root.glob("*/model_index.json")):
             if (index.parent / "unet" / "config.json").is_file():
                 found.setdefault(index.parent.name, Place(index.parent))
-        images = _images(root / "t2i")
+        images = registry.image_models(root / "t2i")
         for unet in sorted((root / "motion").glob("*/unet/config.json")):
             motion = unet.parents[1].name
             if motion in motions and _holds_weights(unet.parent):
@@ -136,19 +135,10 @@ def menus() -> Menus:
     )
 
 
-def _images(folder: Path) -> list[str]:
-    """The image models in a folder `t2i`: folders that hold a `unet`, and single files outside them."""
-    inside = sorted({unet.parent for unet in folder.rglob("unet") if unet.is_dir()})
-    files = [
-        path.stem
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in WEIGHTS and not any(path.is_relative_to(one) for one in inside)
-    ]
-    return list(dict.fromkeys([*(one.name for one in inside), *files]))
-
-
 def _holds_weights(folder: Path) -> bool:
-    return any(path.suffix in WEIGHTS and path.stat().st_size for path in folder.iterdir())
+    from musev_engine.kinds import SUFFIXES
+
+    return any(path.suffix in SUFFIXES and path.stat().st_size for path in folder.iterdir())
 
 
 def _describe(folder: Path, source: str) -> ModelInfo:

@@ -258,11 +258,12 @@ def test_a_lora_that_does_not_fit_is_refused_before_the_clip_is_queued(talk, roo
     assert json.loads((root / ".added" / "style.json").read_text())["role"] == "lora"
 
 
-def test_a_base_model_is_to_be_chosen_at_once_and_says_its_licence(talk, root, tmp_path):
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_base_model_is_to_be_chosen_at_once_and_says_its_licence(talk, root, tmp_path, suffix):
     put(root, "musev")
     add(
         talk,
-        write(tmp_path / "in.safetensors", model_files.base()),
+        write(tmp_path / f"in{suffix}", model_files.base()),
         "my.own",
         licence="CreativeML OpenRAIL-M",
     )

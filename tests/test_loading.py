@@ -178,7 +178,7 @@ def test_the_published_layout_takes_the_image_models_weights_over_the_motion_mod
     sketcher = load_models(hub, t2i="sketcher")
     assert all(torch.equal(value, loaded[key]) for key, value in sketcher.unet.state_dict().items())
     assert sketcher.scheduler_config["_class_name"] == "PNDMScheduler"
-    with pytest.raises(EngineError, match="Choose t2i among sketcher, painter"):
+    with pytest.raises(EngineError, match="Choose t2i among painter, sketcher"):
         load_models(hub)
     with pytest.raises(EngineError, match=r"no such motion model \(got musev_of_mine\)"):
         load_models(hub, motion="musev_of_mine")

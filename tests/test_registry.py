@@ -181,7 +181,7 @@ def test_a_musev_checkpoints_folder_is_used_as_it_is(folder, tmp_path):
     put(checkpoints, "majicmixRealv6Fp16", form=1)
     assert set(registry.add_folder(checkpoints)) == {"musev_referencenet", "majicmixRealv6Fp16"}
     assert registry.find("musev_referencenet") == checkpoints / "motion" / "musev_referencenet"
-    assert list(registry.image_models()) == ["majicmixRealv6Fp16"]
+    assert list(registry.image_models(registry.folders()[1] / "t2i")) == ["majicmixRealv6Fp16"]
     registry.add_folder(checkpoints)  # a second time changes nothing
     assert registry.folders() == [folder, checkpoints]
 
