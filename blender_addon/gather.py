@@ -326,7 +326,7 @@ def clip_job(
             captures += [strip_sums.SourceCapture(about, each) for each in read]
         about["source"] = read[0].told()
         mode = sources.request_mode(settings.source, still is not None)
-    asked = request(settings, when, mode, still, result, seed, may_be_draft=part is None)
+    asked = request(settings, when, mode, still, result, seed, may_be_draft=part is None or part.is_draft)
     if asked.noise_width is not None:
         about[draft.KEY] = {"width": settings.width, "height": settings.height, "steps": settings.steps}
     if mode == "pose":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import bpy
 from bpy.props import EnumProperty, IntProperty
@@ -16,7 +19,7 @@ from ..props import MAX_VARIATIONS
 from ..protocol import ClipRequest, ProtocolError
 from ..translations import tr
 from ..verbs import no_engine
-from . import clip_folder, draft, kept, reproduce, splice, stack, takes
+from . import draft, finals, kept, reproduce, splice, stack, takes
 from .clip_folder import Take
 from .stack_verbs import TakeOperator
 
@@ -42,35 +45,22 @@ def told(take: Take) -> dict:
 def final_job(scene: bpy.types.Scene, strip, take: Take) -> Job:
     """The clip that a take is a draft of: full size and steps, the same seed and inputs. Makes its take's folder last.
     Raises TakeError and ProtocolError."""
-    inputs = told(take)
-    part = splice.Splice.of_record(take.record)
-    if part is not None and is_of_draft(take):
-        raise takes.TakeError(
-            tr(
-                "{take} is joined: frames {first} to {last} were made to fit small ones that stay, of {of}. Make that "
-                "take final, then redo these frames of it.",
-                take=take.name,
-                first=strips.content(strip)[0] + part.first_new,
-                last=strips.content(strip)[0] + part.last_new,
-                of=part.of or tr("other strips"),
-            )
-        )
-    whole = inputs.get(draft.KEY)
+    inputs, part = told(take), splice.Splice.of_record(take.record)
+    whole, stays = inputs.get(draft.KEY), {}
+    if part is not None and part.of and whole is None:  # made small by the settings alone
+        whole = finals.inputs_of(finals.stays_of(take, part)).get(draft.KEY)
     if not isinstance(whole, dict):
         raise takes.TakeError(
             tr("{take} is no draft; choose one that was made with Draft on.", take=take.name)
         )
     request = draft.final(reproduce.request_of(take.record), whole)
     about = {key: value for key, value in inputs.items() if key != draft.KEY} | {"final_of": take.name}
-    return from_kept(scene, strip, take, request, about)
-
-
-def is_of_draft(take: Take) -> bool:
-    """Whether a joined take's frames that stay are, in the end, a draft's. Raises TakeError."""
-    while (part := splice.Splice.of_record(take.record)) is not None and part.of:
-        take = clip_folder.look(take.folder.parent / part.of)
-    inputs = take.record.get("inputs")
-    return isinstance(inputs, dict) and isinstance(inputs.get(draft.KEY), dict)
+    if part is not None:
+        final = finals.final_of(take, part)
+        request, stays = finals.led_by(request, part, final)
+        of = Path(os.path.relpath(final.folder, take.folder.parent)).as_posix()
+        about[splice.KEY] = dataclasses.replace(part, of=of).told
+    return from_kept(scene, strip, take, request, about, stays)
 
 
 def variations(scene: bpy.types.Scene, strip, take: Take, count: int) -> list[Job]:
@@ -94,14 +84,17 @@ def variations(scene: bpy.types.Scene, strip, take: Take, count: int) -> list[Jo
     return jobs
 
 
-def from_kept(scene: bpy.types.Scene, strip, take: Take, request: ClipRequest, inputs: dict) -> Job:
-    """Another take of a clip, from the inputs that were kept for one; inputs: what that tells of them. Makes its
-    folder last. Raises TakeError."""
+def from_kept(
+    scene: bpy.types.Scene, strip, take: Take, request: ClipRequest, inputs: dict,
+    others: Mapping[str, bytes] = MappingProxyType({}),
+) -> Job:  # fmt: skip
+    """Another take of a clip, from the inputs that were kept for one; inputs: what that tells of them. others: inputs
+    that were none of its. Makes its folder last. Raises TakeError."""
     clip, own = take.folder.parent, ("still", "poses", kept.KEY)
-    sizes = kept.check(clip, request.blobs, take.record)
+    sizes = kept.check(clip, set(request.blobs) - others.keys(), take.record)
     return Job(
         id=str(uuid.uuid4()), clip=strip.musev.clip, scene=scene.name, start=strips.content(strip)[0],
-        take=takes.next_take(clip), request=request, blobs={},
+        take=takes.next_take(clip), request=request, blobs=dict(others),
         about={key: value for key, value in inputs.items() if key not in own} | {kept.KEY: sizes},
     )  # fmt: skip
 
@@ -230,7 +223,7 @@ class MUSEV_PT_draft(ui.Sidebar, bpy.types.Panel):
         layout.use_property_split, layout.use_property_decorate = True, False
         layout.prop(settings.draft, "share")
         layout.prop(settings.draft, "steps")
-        width, height = (draft.side(each, settings.draft.share) for each in (settings.width, settings.height))
+        width, height = draft.size(settings, settings.draft)
         steps = min(settings.draft.steps, settings.steps)
         layout.label(text=tr("{width} x {height}, {steps} steps", width=width, height=height, steps=steps))
 

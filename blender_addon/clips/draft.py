@@ -35,10 +35,16 @@ def side(pixels: int, share: float) -> int:
     return min(pixels, max(MIN_SIZE, round(pixels * share / SIZE_STEP) * SIZE_STEP))
 
 
+def size(of, settings: MusevDraftSettings) -> tuple[int, int]:
+    """The width and height of the draft of a clip; of: whatever has its width and height."""
+    return side(of.width, settings.share), side(of.height, settings.share)
+
+
 def of(request: ClipRequest, settings: MusevDraftSettings) -> ClipRequest:
     """The draft of a clip. Its inputs stay those of the whole one."""
+    width, height = size(request, settings)
     return dataclasses.replace(
-        request, width=side(request.width, settings.share), height=side(request.height, settings.share),
+        request, width=width, height=height,
         num_inference_steps=min(settings.steps, request.num_inference_steps),
         noise_width=request.width, noise_height=request.height,
     )  # fmt: skip

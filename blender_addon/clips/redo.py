@@ -31,7 +31,7 @@ class Part:
     span: (first, first after) of the timeline's frames that are asked for, those that stay among them. kept: the files
     of those, by their frames. start: where the new take begins. begins: whether the span begins where a still that is
     animated would be the first frame. folder, clip: of the clip that the take joins, and its name. sides: of a gap
-    between two strips, which of `kept` are of the one and which of the other.
+    between two strips, which of `kept` are of the one and which of the other. is_draft: whether what stays is small.
     """
 
     span: tuple[int, int]
@@ -42,6 +42,7 @@ class Part:
     folder: Path
     clip: str
     sides: tuple[dict[int, Path], dict[int, Path]] | None = None
+    is_draft: bool = False
 
     @property
     def new(self) -> tuple[int, int]:

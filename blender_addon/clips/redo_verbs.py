@@ -13,7 +13,7 @@ from .. import gather, outlook, session, strips, timing, ui
 from ..props import preferences
 from ..translations import tr
 from ..verbs import Verb, no_engine, no_scene, refusable
-from . import redo, splice, stack
+from . import draft, redo, splice, stack
 from .stack_verbs import unfinished
 
 DIRECTIONS = (
@@ -29,20 +29,24 @@ def around(scene: bpy.types.Scene) -> int:
     return redo.generated_apart(scene_fps, rate)
 
 
-def check_size(settings, strip) -> None:
-    """New frames must be as large as those beside them. Raises StripError."""
+def fits_draft(settings, strip) -> bool:
+    """Whether new frames are a draft's: they must be as large as those beside them, so as the settings say, or as a
+    draft of that is. Raises StripError."""
     size = stack.picture_size(strips.file_at(strip, strips.span(strip)[0]))
-    if size is not None and size != (settings.width, settings.height):
-        raise strips.StripError(
-            tr(
-                "The take has {columns} x {rows} pixels and the settings {width} x {height}; set its "
-                "size, or press Recall Settings.",
-                columns=size[0],
-                rows=size[1],
-                width=settings.width,
-                height=settings.height,
-            )
+    if size is None or size == (settings.width, settings.height):
+        return False
+    if settings.draft.use and size == draft.size(settings, settings.draft):
+        return True
+    raise strips.StripError(
+        tr(
+            "The take has {columns} x {rows} pixels and the settings {width} x {height}; set its "
+            "size, or press Recall Settings.",
+            columns=size[0],
+            rows=size[1],
+            width=settings.width,
+            height=settings.height,
         )
+    )
 
 
 class RedoOperator(Verb):
@@ -130,9 +134,9 @@ class MUSEV_OT_redo_range(RedoOperator, bpy.types.Operator):
 
     def part(self, context, scene):
         strip = stack.active(scene)
-        check_size(scene.musev, strip)
+        is_draft = fits_draft(scene.musev, strip)
         part = redo.redo_range(strip, self.frame_start, self.frame_end, around(scene))
-        return part, self.seeds(scene, strip)
+        return dataclasses.replace(part, is_draft=is_draft), self.seeds(scene, strip)
 
 
 class MUSEV_OT_extend(RedoOperator, bpy.types.Operator):
@@ -154,9 +158,9 @@ class MUSEV_OT_extend(RedoOperator, bpy.types.Operator):
 
     def part(self, context, scene):
         strip = stack.active(scene)
-        check_size(scene.musev, strip)
+        is_draft = fits_draft(scene.musev, strip)
         part = redo.extend(scene, strip, self.frames, self.direction == "BEFORE", around(scene))
-        return part, self.seeds(scene, strip)
+        return dataclasses.replace(part, is_draft=is_draft), self.seeds(scene, strip)
 
 
 class MUSEV_OT_bridge(RedoOperator, bpy.types.Operator):

@@ -7,7 +7,7 @@ import json
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import stills, strips
+from bl_ext.user_default.musev import session, stills, strips
 from bl_ext.user_default.musev.clips import again, clip_folder, draft, kept, recall, reproduce, stack, takes
 from bl_ext.user_default.musev.clips.clip_folder import read
 from bl_ext.user_default.musev.making.jobs import JobState
@@ -49,8 +49,6 @@ def test_a_drafts_inputs_are_those_of_the_whole_clip(drafted):
 
 
 def test_the_final_of_a_draft_is_another_take_with_its_inputs(drafted):
-    from bl_ext.user_default.musev import session
-
     bpy.context.scene.musev.prompt = "something else"  # the scene has changed meanwhile
     bpy.context.scene.musev.seed = 99
     assert "musev.promote_draft" in draw(again.MUSEV_PT_take_again)
@@ -213,16 +211,57 @@ def test_a_joined_take_has_variations(redone):
         assert [a == b for a, b in zip(after, before, strict=True)] == [k not in (5, 6, 7) for k in range(12)]
 
 
-def test_a_joined_drafts_final_is_made_in_two_steps_which_are_told(drafted):
-    from bl_ext.user_default.musev import session
-
-    settings = bpy.context.scene.musev
-    settings.width = settings.height = 64
-    bpy.ops.musev.redo_range(frame_start=9, frame_end=11)
-    assert finish(session.current.jobs[-1]).state is JobState.DONE
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_joined_drafts_final_is_led_by_the_final_of_what_stays_in_it(drafted, by_hand):
+    current, settings = session.current, bpy.context.scene.musev
+    if by_hand:  # made small by the settings, not as a draft
+        settings.width = settings.height = 64
+        settings.draft.use = False
+    bpy.ops.musev.redo_range(frame_start=10, frame_end=12)
+    redone = finish(current.jobs[-1])
+    assert redone.state is JobState.DONE, redone.problem
+    assert (redone.request.width, redone.request.noise_width) == (64, None if by_hand else 128)
+    assert redone.about.get("draft") == (None if by_hand else {"width": 128, "height": 128, "steps": 20})
     said = refusal(bpy.ops.musev.promote_draft)
-    assert "take_002 is joined: frames 9 to 11 were made to fit small ones that stay, of take_001" in said
-    assert "Make that take final, then redo these frames of it" in said
+    assert "the frames that stay in it are those of take_001, a draft too. Make that take final first" in said
+
+    bpy.ops.musev.promote_draft(take="take_001")
+    base = finish(current.jobs[-1])
+    if by_hand:  # an engine fits its poses, which the stand-in doesn't
+        job = again.final_job(
+            bpy.context.scene, all_strips()[0], stack.read(all_strips()[0]).take("take_002")
+        )
+    else:
+        bpy.ops.musev.promote_draft(take="take_002")
+        job = finish(current.jobs[-1])
+        assert job.state is JobState.DONE, job.problem
+    size = {"width": 128, "height": 128, "num_inference_steps": 20, "noise_width": None, "noise_height": None}
+    files = [takes.frame_file(base.take, k) for k in (1, 2, 3, 4, 8, 9, 10, 11)]
+    pictures = [blob_sha256(file.read_bytes()) for file in files]
+    pins = tuple(
+        dataclasses.replace(pin, picture=sha256)
+        for pin, sha256 in zip(redone.request.pins, pictures, strict=True)
+    )
+    assert job.request == dataclasses.replace(redone.request, **size, pins=pins)
+    if by_hand:
+        return
+    there, after = ([file.read_bytes() for file in sorted(each.take.glob("*.png"))] for each in (base, job))
+    assert [a == b for a, b in zip(after, there, strict=True)] == [k not in (5, 6, 7) for k in range(12)]
+    told = takes.read_sidecar(job.take)["inputs"]
+    assert (told["final_of"], told["redo"]["of"], "draft" in told) == ("take_002", base.take.name, False)
+
+
+def test_a_bridge_of_drafts_has_no_final(drafted):
+    files = sorted(drafted.take.glob("*.png"))
+    for each in all_strips():
+        strips.remove(bpy.context.scene, each)
+    strips.place_images(bpy.context.scene, "One", files[:4], 5)
+    strips.place_images(bpy.context.scene, "Other", files[8:], 13)
+    for each in all_strips():
+        each.select = True
+    bpy.ops.musev.bridge()
+    assert finish(session.current.jobs[-1]).state is JobState.DONE
+    assert "is no draft" in refusal(bpy.ops.musev.promote_draft)
 
 
 def test_a_damaged_joined_take_says_so(engine, shot):  # noqa: F811
