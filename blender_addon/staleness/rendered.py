@@ -89,26 +89,18 @@ def sums(scene: str, camera: str | None, times: Sequence[float], known: Known, k
     if world is None:
         return Sums("", {}, "", "")
     waiting = [(name, False) for name in _shown(world)]
+    del world
     seen, blocks, playing, shapes = set(), [], [], {}
     while waiting:
         yield
         name, moves_another = waiting.pop()
-        thing = bpy.data.objects.get((name[0], name[1] or None))
-        if name in seen or thing is None:
-            continue
-        keyed = Keyed(thing)
-        if thing.hide_render and not moves_another and keyed.by("hide_render", 0) is None:
+        if name in seen or (read := _read(name, moves_another, times[0], known)) is None:
             continue
         seen.add(name)
-        shapes[name] = f"{_shape(thing, keyed, times[0], known):08x}"
-        own = [block for block in motion.blocks_of(thing) if block.find().animation_data is not None]
+        shapes[name], own, others = read
         blocks += own
         playing += motion.assigned(own)
-        looks = (*motion.hangs_on(thing), *_shaped_by(thing))
-        waiting += [(_name(other), True) for other in looks if isinstance(other, bpy.types.Object)]
-        if thing.instance_type == "COLLECTION" and thing.instance_collection is not None:
-            waiting += [(_name(part), False) for part in thing.instance_collection.all_objects]
-    del thing
+        waiting += others
     yield
     key = (keys, known.doubts, frozenset(blocks), frozenset(playing), tuple(times))
     told = yield from _keys(key, motion.Motion(blocks, times, by_kind=True), known)
@@ -122,6 +114,25 @@ def sums(scene: str, camera: str | None, times: Sequence[float], known: Known, k
         del world
         view_keys = yield from _keys(key, summed, known)
     return Sums(told, shapes, view, view_keys)
+
+
+def _read(
+    name: tuple[str, str], moves_another: bool, moment: float, known: Known
+) -> tuple[str, list[Block], list[tuple[tuple[str, str], bool]]] | None:
+    """Of an object its shape, what is keyed, and whom to read besides, each with whether it moves another; None for one
+    that has gone, or is never rendered and moves nothing."""
+    thing = bpy.data.objects.get((name[0], name[1] or None))
+    if thing is None:
+        return None
+    keyed = Keyed(thing)
+    if thing.hide_render and not moves_another and keyed.by("hide_render", 0) is None:
+        return None
+    blocks = [block for block in motion.blocks_of(thing) if block.find().animation_data is not None]
+    looks = (*motion.hangs_on(thing), *_shaped_by(thing))
+    others = [(_name(other), True) for other in looks if isinstance(other, bpy.types.Object)]
+    if thing.instance_type == "COLLECTION" and thing.instance_collection is not None:
+        others += [(_name(part), False) for part in thing.instance_collection.all_objects]
+    return f"{_shape(thing, keyed, moment, known):08x}", blocks, others
 
 
 def _keys(key: tuple, summed: motion.Motion, known: Known) -> Generator[None, None, str]:
