@@ -40,13 +40,13 @@ from blender_addon.protocol import (
     Refused,
     Welcome,
 )
-from server import in_use
+from server import catalogue, in_use
 from server.connection import Client
 from server.estimates import Estimator, Remaining, free_mb
 from server.jobs import JobStore
 from server.models import engine_version, models_here
 from server.problems import problem_of, sayable
-from server.shelf import ENDED, Shelf, told
+from server.shelf import ENDED, Shelf
 from server.worker import ENDINGS, Worker
 
 MAX_CONNECTIONS = 16
@@ -220,7 +220,7 @@ class App:
         }
 
     async def look_at_shelf(self) -> ModelShelf:
-        return await asyncio.to_thread(lambda: told(models_here()))
+        return await asyncio.to_thread(lambda: catalogue.told(models_here()))
 
     async def check_unused(self, id: str) -> None:
         """Raises EngineError as `in_use.check`."""

@@ -14,19 +14,16 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 
 from blender_addon import protocol
 from blender_addon.protocol import (
     AddModel,
-    ModelInfo,
     ModelProgress,
-    ModelShelf,
     ModelSlice,
     Problem,
     ProtocolError,
-    ShelfModel,
 )
+from server import catalogue
 from server.arrivals import Arrival
 from server.problems import problem_of
 
@@ -50,14 +47,15 @@ class Shelf:
         self._tasks: set[asyncio.Task] = set()
 
     async def download(self, id: str, licence_accepted: str) -> None:
-        """Raises ProtocolError: "unknown_model", "offline" or "licence_not_accepted"."""
-        model, shown = _known(id), licence_of(_known(id))
+        """Raises EngineError: "unknown_model"; ProtocolError: "not_on_hub", "offline" or "licence_not_accepted"."""
+        model = _known(id)
+        shown = catalogue.licence_of(model)
         if model.added:
             remedy = "Add its file again, from where you have it."
             raise ProtocolError(
                 "This model was added by a file and can't be downloaded", id, remedy, "not_on_hub"
             )
-        if reason := offline():
+        if reason := catalogue.offline():
             remedy = "Start the engine online, or put the model's files into its models folder by hand."
             raise ProtocolError(reason, id, remedy, "offline")
         if licence_accepted != shown:
@@ -68,13 +66,14 @@ class Shelf:
         await self._begin(id, "download")
 
     async def verify(self, id: str) -> None:
-        """Raises ProtocolError, code "unknown_model"."""
+        """Raises EngineError, code "unknown_model"."""
         _known(id)
         await self._begin(id, "verify")
 
     async def remove(self, id: str) -> None:
-        """Raises ProtocolError: "unknown_model", or "missing_model" for one that isn't in the models folder."""
-        if not removable(_known(id)):
+        """Raises EngineError: "unknown_model"; ProtocolError: "missing_model", for one that isn't in the models folder.
+        Whether a clip needs it is not asked here."""
+        if not catalogue.removable(_known(id)):
             remedy = "Models of other folders are removed there."
             raise ProtocolError("This model isn't in the engine's models folder", id, remedy, "missing_model")
         await self._begin(id, "remove")
@@ -293,69 +292,8 @@ def _busy(now: ModelProgress) -> ProtocolError:
     return ProtocolError(f"This model is busy: {now.action}", now.id, "Wait, or cancel it.", "model_busy")
 
 
-def told(ready: tuple[ModelInfo, ...]) -> ModelShelf:
-    """What came with the engine, all known models, and those that were added. Looks for each one's files, which takes a
-    moment."""
-    from musev_engine import registry
-
-    shipped = tuple(
-        ShelfModel(
-            info.name, "shipped", "The embedded model: whole, needs no download", info.licence, "",
-            info.licence.startswith("cc0") or None,
-            info.size_bytes, installed=True,
-        )
-        for info in ready
-        if info.source == "shipped"
-    )  # fmt: skip
-    models = tuple(
-        ShelfModel(
-            model.id, model.role, model.about, licence_of(model), model.licence_url, model.commercial, model.size,
-            registry.complete(model), removable(model), model.source, model.added, model.trigger, *_few_steps(model),
-        )
-        for model in registry.listing().values()
-    )  # fmt: skip
-    return ModelShelf(shipped + models, ready, offline())
-
-
-def _few_steps(model) -> tuple[int | None, float | None]:
-    """The steps and the guidance that a LoRA was made for, if that is few steps; known by its name, also before its
-    files are here."""
-    from musev_engine import few_steps, registry
-
-    if model.role != "lora":
-        return None, None
-    files = registry.here(model).values() or [Path(model.id, file.name) for file in model.files]
-    wants = few_steps.few_step(files)
-    return (wants.num_inference_steps, wants.guidance_scale) if wants is not None else (None, None)
-
-
-def licence_of(model) -> str:
-    """What a known model's licence is called: as it is shown, and as it is accepted."""
-    from musev_engine import known_models
-
-    return model.licence or known_models.UNKNOWN
-
-
-def offline() -> str:
-    """Why nothing can be downloaded, or ""."""
-    from musev_engine import downloads
-
-    return "The engine works offline (--offline or HF_HUB_OFFLINE)" if downloads.offline() else ""
-
-
-def removable(model) -> bool:
-    """Whether a known model, or a part of it, is in the models folder and nowhere else."""
-    from musev_engine import registry
-
-    paths, root = registry.here(model).values(), registry.models_folder()
-    return bool(paths) and all(path.is_relative_to(root) for path in paths)
-
-
 def _known(id: str):
+    """Raises EngineError, code "unknown_model"."""
     from musev_engine import registry
-    from musev_engine.errors import EngineError
 
-    try:
-        return registry.model(id)
-    except EngineError as error:
-        raise ProtocolError(error.message, error.value, error.remedy, error.code) from error
+    return registry.model(id)
