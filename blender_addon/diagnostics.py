@@ -237,7 +237,7 @@ class MUSEV_OT_collect_diagnostics(Verb, bpy.types.Operator, ExportHelper):
     bl_idname = "musev.collect_diagnostics"
     bl_label = "Collect Diagnostics"
     bl_description = (
-        "Write versions, settings, the end of the engine's log and the clips' problems to a file on this computer. "
+        "Write versions, settings, the end of the engine's log and the clips' problems to a zip file on this computer. "
         "Tokens and user names are left out; nothing is sent anywhere"
     )
 

@@ -25,7 +25,7 @@ from .engine_process import EngineStartError
 from .footage import sources
 from .making.jobs import Job
 from .props import MusevPreferences, MusevSettings, native_fps, preferences
-from .protocol import ClipRequest, ProtocolError, blob_sha256, exact_rate
+from .protocol import MAX_FRAMES, ClipRequest, ProtocolError, blob_sha256, exact_rate
 from .render import settings as renders
 from .rig import camera as rig_camera
 from .rig import pose
@@ -247,6 +247,14 @@ def request(
     Raises SettingsError for what the protocol refuses, in the panel's words."""
     if mode == "still" and not still:
         raise SettingsError(tr("No still is set. Choose a reference still."))
+    if (frames := max(when.num_frames, when.output_frames)) > MAX_FRAMES:
+        raise SettingsError(
+            tr(
+                "{count} frames are more than one clip can have ({most}); choose a shorter range, or a lower rate.",
+                count=frames,
+                most=MAX_FRAMES,
+            )
+        )
     try:
         whole = of_settings(settings, when, mode, still, result, seed)
         is_draft = settings.draft.use and may_be_draft and result == "clip"

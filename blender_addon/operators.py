@@ -145,16 +145,17 @@ class MUSEV_OT_generate(Verb, bpy.types.Operator):
         settings = strips.shown_scene(context).musev
         jobs = clip_jobs(context, self.variations or settings.variations)
         session.current.submit_all(jobs, self.place)
-        job, frames = jobs[0], jobs[0].request.frames_out
+        job = jobs[0]
+        first, last = job.start, job.start + job.request.frames_out - 1
         if len(jobs) == 1:
-            said = tr("{clip}: {frames} frames at {start}", clip=job.clip, frames=frames, start=job.start)
+            said = tr("{clip}: frames {first} to {last}", clip=job.clip, first=first, last=last)
         else:
             said = tr(
-                "{clip}: {count} takes of {frames} frames at {start}",
+                "{clip}: {count} takes of frames {first} to {last}",
                 clip=job.clip,
                 count=len(jobs),
-                frames=frames,
-                start=job.start,
+                first=first,
+                last=last,
             )
         self.report({"INFO"}, said)
         for person in (person for capture in job.captures for person in getattr(capture, "people", ())):

@@ -29,9 +29,17 @@ class Verb:
 
 
 def no_scene(context: bpy.types.Context) -> str:
-    """A reason for `why_not`: there is no scene in the sequencer."""
+    """A reason for `why_not`: there is no scene in the sequencer, or none of this file, in which nothing would stay."""
     shown = strips.shown_scene(context)
-    return "" if shown is not None else tr("The sequencer shows no scene; choose one in its header")
+    if shown is None:
+        return tr("The sequencer shows no scene; choose one in its header")
+    if shown.library is not None:
+        return tr(
+            "The scene '{scene}' is linked from {library}, and strips placed there are not saved; append it instead",
+            scene=shown.name,
+            library=shown.library.filepath,
+        )
+    return ""
 
 
 def no_engine() -> str:

@@ -76,6 +76,14 @@ def redo_range(strip, first: int, last: int, around: int) -> Part:
     """
     take, files, start = _shown(strip)
     end = start + len(files)
+    if last < first:
+        raise strips.StripError(
+            tr(
+                "The last frame ({last}) lies before the first one ({first}); swap them.",
+                first=first,
+                last=last,
+            )
+        )
     if not start <= first <= last < end:
         raise strips.StripError(
             tr(

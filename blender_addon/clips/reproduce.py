@@ -81,7 +81,8 @@ def verdict(take: Path, request: ClipRequest, done: Done, others: set[int]) -> s
     if not others:
         said = f"Bit-equal: all {frames} are those of {take.name}"
         return f"{said}, although {named}.{rest}" if named else f"{said}.{rest}"
-    said = f"{len(others)} of {frames} are not those of {take.name}, first frame {min(others) + first}"
+    file = takes.frame_file(take, min(others) + first).name
+    said = f"{len(others)} of {frames} are not those of {take.name}, the first is {file}"
     if not named:
         named = f"every input is the same, so the computer's sums came out otherwise (device {done.device})"
         return f"{said}; {named}.{rest}"

@@ -97,7 +97,10 @@ class Step(StackOperator):
             later = [take for take in there if take.number > takes.number(now)]
             take = (later or there)[0] if self.by > 0 else there[len(there) - len(later) - 1]
         show(strip, take)
-        self.report({"INFO"}, tr("{take} of {count}", take=take.name, count=len(there)))
+        self.report(
+            {"INFO"},
+            tr("{take}, {number} of {count}", take=take.name, number=there.index(take) + 1, count=len(there)),
+        )
 
 
 class MUSEV_OT_take_next(Step, bpy.types.Operator):
@@ -219,7 +222,7 @@ class MUSEV_OT_takes_prune(StackOperator, bpy.types.Operator):
         return context.window_manager.invoke_confirm(
             self, event, title=tr("Prune Takes"), confirm_text=tr("Prune"),
             message=tr(
-                "Move {count} takes into {folder}?", count=len(names),
+                "Move the takes that are neither starred nor shown ({count}) into {folder}?", count=len(names),
                 folder=f"{stack.folder(strip).name}/{takes.REMOVED}",
             ),
         )  # fmt: skip
@@ -233,7 +236,7 @@ class MUSEV_OT_takes_prune(StackOperator, bpy.types.Operator):
         self.report(
             {"INFO"},
             tr(
-                "{count} takes are in {trash} now; Restore Takes brings them back",
+                "Takes moved to {trash}: {count}. Restore Takes brings them back",
                 count=len(names),
                 trash=trash,
             ),
@@ -248,7 +251,7 @@ class MUSEV_OT_takes_restore(StackOperator, bpy.types.Operator):
 
     def do(self, scene, strip):
         names = clip_folder.restore(stack.folder(strip))
-        self.report({"INFO"}, tr("{count} takes are back", count=len(names)))
+        self.report({"INFO"}, tr("Takes brought back: {count}", count=len(names)))
 
 
 class MUSEV_OT_takes_empty(StackOperator, bpy.types.Operator):
@@ -265,7 +268,7 @@ class MUSEV_OT_takes_empty(StackOperator, bpy.types.Operator):
         folder = stack.folder(stack.active(strips.shown_scene(context)))
         return context.window_manager.invoke_confirm(
             self, event, title=tr("Delete Removed Takes"),
-            message=tr("Delete {count} takes for good?", count=len(clip_folder.removed(folder))),
+            message=tr("Delete the removed takes ({count}) for good?", count=len(clip_folder.removed(folder))),
             confirm_text=tr("Delete"), icon="WARNING",
         )  # fmt: skip
 
@@ -285,7 +288,7 @@ class MUSEV_OT_takes_empty(StackOperator, bpy.types.Operator):
         self.report(
             {"INFO"},
             tr(
-                "{takes} takes and {inputs} inputs are deleted, {size:.1f} MB",
+                "Deleted: takes {takes}, inputs {inputs}, {size:.1f} MB",
                 takes=len(names),
                 inputs=count,
                 size=(freed + more) / 1e6,

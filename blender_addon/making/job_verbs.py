@@ -137,8 +137,8 @@ class MUSEV_OT_wait(Verb, bpy.types.Operator):
     bl_idname = "musev.wait"
     bl_label = "Wait for Clips"
     bl_description = (
-        "For scripts: return once the engine is connected and every clip of the list has ended, and fail if one did. "
-        "Blender does nothing else meanwhile"
+        "For scripts: return once the engine is connected and every clip of the open file has ended, and fail if one "
+        "did. Blender does nothing else meanwhile"
     )
     bl_options = {"INTERNAL"}
 
@@ -160,7 +160,7 @@ class MUSEV_OT_wait(Verb, bpy.types.Operator):
             if time.monotonic() > until:
                 left = sum(not job.ended for job in waited_for)
                 raise SettingsError(
-                    tr("{count} clips are still in the making after {seconds} s; wait longer.", count=left,
+                    tr("Clips still in the making after {seconds} s: {count}; wait longer.", count=left,
                        seconds=f"{self.at_most:.0f}")
                 )  # fmt: skip
             if not current.tick():

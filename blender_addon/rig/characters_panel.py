@@ -62,7 +62,7 @@ class MUSEV_OT_characters_find(CharacterOperator, bpy.types.Operator):
             add(settings, bpy.data.objects[person.armature, person.library or None], person.instance)
             for person in known
         ]
-        said = tr("{count} characters added", count=sum(item is not None for item in added))
+        said = tr("Characters added: {count}", count=sum(item is not None for item in added))
         if unknown:
             names = ", ".join(sorted({rig.name for rig in unknown}))
             said += tr("; no name map knows {names}", names=names)

@@ -115,7 +115,7 @@ def test_the_first_input_that_differs_is_named(engine, shot):  # noqa: F811
         bpy.ops.musev.reproduce()
         return finish(current.jobs[-1]).problem
 
-    begins = "1 of 12 frames are not those of take_001, first frame 3"
+    begins = "1 of 12 frames are not those of take_001, the first is 0004.png"
     assert said().startswith(f"{begins}; every input is the same")
     model = told["model"] | {"sha256": "cd" * 32}
     named = f"{begins}. The first input that differs: the model's files (sha256) was cdcdcdcdcdcd… and is abababababab…"
@@ -192,7 +192,7 @@ def test_a_joined_take_is_made_again_as_far_as_it_is_its_own(redone):
     bpy.ops.musev.reproduce()
     said = finish(current.jobs[-1]).problem
     assert said.startswith(
-        "1 of 3 frames that were made anew are not those of take_002, first frame 5; every"
+        "1 of 3 frames that were made anew are not those of take_002, the first is 0006.png; every"
     )
     assert said.endswith(rest)
     assert "alone doesn't make it" in refusal(lambda: bpy.ops.musev.reproduce(inputs="SCENE"))

@@ -347,6 +347,20 @@ def no_folder(settings):
     bpy.context.preferences.addons["bl_ext.user_default.musev"].preferences.output_folder = ""
 
 
+def test_no_strip_is_placed_in_a_linked_scene(engine, shot, tmp_path):
+    engine()
+    blend = tmp_path / "library.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend), copy=True)
+    with bpy.data.libraries.load(str(blend), link=True) as (there, wanted):
+        wanted.scenes = list(there.scenes)
+    (linked,) = wanted.scenes
+    workspace = bpy.context.workspace
+    shown = {"sequencer_scene": linked} if hasattr(workspace, "sequencer_scene") else {"scene": linked}
+    with bpy.context.temp_override(**shown):
+        assert "is linked from" in refusal(bpy.ops.musev.generate)
+    bpy.data.scenes.remove(linked)
+
+
 def too_long(settings):
     bpy.context.scene.frame_end = 20_000
 
@@ -365,7 +379,7 @@ def too_long(settings):
         (no_source, "0 strips of scene 'Scene' are selected; select those to start from"),
         (no_strip, "shows no strip 'Nobody' in its timeline"),
         (no_folder, "The .blend is not saved"),
-        (too_long, "num_frames must be from 1 to 10000 (got 19996)"),
+        (too_long, "19996 frames are more than one clip can have (10000); choose a shorter range"),
     ],
 )
 def test_bad_settings_are_refused_with_value_and_remedy(engine, shot, spoil, words):

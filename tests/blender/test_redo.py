@@ -155,7 +155,9 @@ def test_what_can_not_be_redone_says_why(made, shot):  # noqa: F811
     current, strip = made
     count = len(current.jobs)
     assert "which has 5 to 34" in refusal(lambda: bpy.ops.musev.redo_range(frame_start=4, frame_end=9))
-    assert "choose frames of it" in refusal(lambda: bpy.ops.musev.redo_range(frame_start=9, frame_end=8))
+    assert "(8) lies before the first one (9)" in refusal(
+        lambda: bpy.ops.musev.redo_range(frame_start=9, frame_end=8)
+    )
     shot.width = 72
     assert "64 x 64 pixels and the settings 72 x 64" in refusal(
         lambda: bpy.ops.musev.redo_range(frame_start=9, frame_end=9)

@@ -166,7 +166,7 @@ def test_waiting_ends_with_a_failed_clip_or_when_it_takes_too_long(engine, shot)
     pump(lambda: not current.engine.busy)
     engine("wait")
     bpy.ops.musev.generate()
-    assert "1 clips are still in the making after 0 s" in refusal(lambda: bpy.ops.musev.wait(at_most=0))
+    assert "Clips still in the making after 0 s: 1" in refusal(lambda: bpy.ops.musev.wait(at_most=0))
 
 
 # --- more takes like one --------------------------------------------------------------------------
