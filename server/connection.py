@@ -249,6 +249,8 @@ class Client:
                         await self.send(app.store.read_frame(job, frame))
             if ending is not None:
                 await self.send(ending)
+                with contextlib.suppress(OSError, sqlite3.Error):  # noted or not, it was given
+                    app.store.give(job)
                 return
             await app.change_since(seen)
 

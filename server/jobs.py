@@ -39,6 +39,7 @@ MAX_UNFINISHED = protocol.MAX_WAITING  # jobs waiting or running
 MAX_ATTEMPTS = 2  # a job that took the engine down twice is not tried a third time
 KEEP_S = 7 * 24 * 3600.0  # an ended job, its frames and its inputs, after its end
 MAX_ENDED = 1000  # ended jobs that are kept, and some more before one looks
+MAX_GIVEN_BYTES = 8 * 2**30  # of the frames of ended jobs that a client was given all of
 LOOK_S = 24 * 3600.0  # how often one looks for those to be forgotten
 
 SCHEMA = """
@@ -64,6 +65,10 @@ CREATE TABLE IF NOT EXISTS frames (
     job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     frame INTEGER NOT NULL,
     UNIQUE (job, frame)
+);
+CREATE TABLE IF NOT EXISTS given (
+    job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+    bytes INTEGER NOT NULL
 );
 CREATE TRIGGER IF NOT EXISTS ended_once BEFORE UPDATE ON jobs WHEN OLD.ending IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'a job ends once'); END;
@@ -283,6 +288,22 @@ class JobStore:
 
     def read_frame(self, job: str, frame: int) -> FrameReady:
         return FrameReady(job, frame, self._frame_path(job, frame).read_bytes())
+
+    def give(self, job: str) -> None:
+        """Note that a client was given all of an ended job. Of such jobs, whose frames lie with their clients now, the
+        oldest are forgotten where they hold more than MAX_GIVEN_BYTES; others stay. Raises OSError, sqlite3.Error."""
+        folder = self.frames / job
+        size = sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+        self._do("INSERT OR IGNORE INTO given SELECT id, ? FROM jobs WHERE id = ?", size, job)
+        held = self._one("SELECT sum(bytes) FROM given") or 0
+        if held <= MAX_GIVEN_BYTES:
+            return
+        query = "SELECT job, bytes FROM given JOIN jobs ON id = job WHERE job != ? ORDER BY changed_at, place"
+        for old, size in self._rows(query, job):
+            if held > MAX_GIVEN_BYTES:
+                self._do("DELETE FROM jobs WHERE id = ?", old)
+                shutil.rmtree(self.frames / old, ignore_errors=True)
+                held -= size
 
     def _frame_path(self, job: str, frame: int) -> Path:
         return self.frames / job / f"{frame:06d}.png"

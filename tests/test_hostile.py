@@ -363,6 +363,24 @@ def test_ended_jobs_are_bounded_in_number(tmp_path, monkeypatch):
     store.close()
 
 
+def test_frames_that_clients_have_are_bounded_and_those_that_nobody_fetched_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("server.jobs.MAX_GIVEN_BYTES", 1000)
+    store = JobStore(tmp_path)
+    jobs = [f"00000000-0000-0000-0000-{number:012}" for number in range(6)]
+    for job in jobs:
+        store.submit(job, text_request())
+        store.take_next()
+        store.add_frame(protocol.FrameReady(job, 0, bytes(400)))
+        store.finish(Cancelled(job))
+    for job in jobs[1:]:
+        store.give(job)
+        store.give(job)  # to a second client
+    assert [job for job in jobs if store.knows(job)] == [jobs[0], *jobs[4:]]
+    assert {path.name for path in store.frames.iterdir()} == {jobs[0], *jobs[4:]}
+    store.give("00000000-0000-0000-0000-999999999999")  # forgotten meanwhile
+    store.close()
+
+
 def test_jobs_that_another_release_wrote_do_not_keep_the_engine_from_starting(tmp_path, capsys):
     store = JobStore(tmp_path)
     for number, state in enumerate(("queued", "ended")):
