@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import websockets
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
@@ -245,7 +247,7 @@ def test_a_shelf_of_the_longest_words_can_be_told(engine, place):
         path.unlink()
 
 
-# --- a disk that takes nothing more -----------------------------------------------------------------------
+# --- in this process -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -285,6 +287,33 @@ def inside(tmp_path, monkeypatch):
     run(made["app"].stopped.set)
     thread.join(BOUND_S)
     loop.close()
+
+
+touched: list[str] | None = None  # the paths that this process uses, while that is a list
+
+
+def _note(event, arguments):
+    if touched is not None and event.partition(".")[0] in ("open", "os", "shutil", "sqlite3", "subprocess"):
+        touched.extend(str(each) for each in arguments[:2])
+
+
+@pytest.fixture(scope="module")
+def audited():
+    sys.addaudithook(_note)  # it stays to the end of the process
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(messages=st.lists(mutated(), min_size=1, max_size=12))
+def test_no_path_from_the_wire_is_ever_used(inside, audited, messages):
+    global touched
+    touched = []
+    try:
+        _, talk, _ = inside
+        answers = say(SimpleNamespace(token="token", greeting=SimpleNamespace(url=talk.client.url)), messages)
+        assert isinstance(answers[0], Welcome) and touched
+        assert not [path for path in touched if "passwd" in path or ".." in path or "\0" in path]
+    finally:
+        touched = None
 
 
 def test_a_frame_that_the_disk_does_not_take_fails_its_clip_alone_and_is_told(inside, monkeypatch):
