@@ -39,7 +39,7 @@ class MUSEV_UL_models(bpy.types.UIList):
 def progress_text(now: ModelProgress) -> str:
     """'download 40 %' of what is being done with a model."""
     share = f" {100 * now.done_bytes // now.total_bytes} %" if now.total_bytes else ""
-    return f"{now.action}{share}" if now.state == "running" else f"{now.action}, {now.state}"
+    return f"{tr(now.action)}{share}" if now.state == "running" else f"{tr(now.action)}, {tr(now.state)}"
 
 
 def draw_models(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
