@@ -281,7 +281,8 @@ def of_settings(
     return ClipRequest(
         mode=mode, result=result, prompt=settings.prompt, negative_prompt=settings.negative_prompt,
         width=settings.width, height=settings.height, **when.request,
-        num_inference_steps=settings.steps, seed=settings.seed if seed is None else seed,
+        num_inference_steps=settings.steps, guidance_scale=round(settings.guidance_scale, 6),
+        seed=settings.seed if seed is None else seed,
         model=settings.model, context_schedule=settings.context_schedule, predictor=settings.predictor,
         context_frames=settings.context_frames, context_overlap=settings.context_overlap,
         still=still, poses=TO_COME if mode == "pose" else None, source=(TO_COME,) if mode == "video" else (),

@@ -24,8 +24,8 @@ DEFINES = [
     "settings = scene.musev",
 ]
 KEPT = (
-    "width", "height", "steps", "generate_at", "generation_fps", "between", "context_frames", "context_overlap",
-    "context_schedule", "predictor", "model", "extras", "draft", "render", "occlusion",
+    "width", "height", "steps", "guidance_scale", "generate_at", "generation_fps", "between", "context_frames",
+    "context_overlap", "context_schedule", "predictor", "model", "extras", "draft", "render", "occlusion",
 )  # fmt: skip
 PROMPTS = ("prompt", "negative_prompt")
 

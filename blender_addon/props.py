@@ -214,6 +214,12 @@ class MusevSettings(bpy.types.PropertyGroup):
         "num_inference_steps", "Steps",
         "In how many steps pictures come out of noise: more take longer and look cleaner; 10 to 30 are usual",
     )  # fmt: skip
+    guidance_scale: FloatProperty(
+        name="Guidance",
+        description="How closely the clip keeps to its prompt and away from the negative one, which counts above 1 "
+        "alone; a step then takes twice as long",
+        default=ClipRequest.guidance_scale, min=1.0, max=30.0, soft_max=12.0, step=50, precision=1,
+    )  # fmt: skip
     seed: number(
         "seed",
         "Seed",

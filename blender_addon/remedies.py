@@ -103,11 +103,18 @@ def for_settings(context: bpy.types.Context) -> list[Button]:
 
 
 def for_steps(settings) -> tuple[str, Button] | None:
-    """Where the steps don't fit the clip's few-step LoRA: why, and what sets them."""
-    if (quick := loras.unfit_steps(settings.extras, settings.steps)) is None:
+    """Where steps and guidance don't fit the clip's few-step LoRA: why, and what sets them."""
+    if (quick := loras.unfit(settings)) is None:
         return None
-    count, now = quick.num_inference_steps, settings.steps
-    why = tr("'{id}' was made for {count} steps; the clip has {now}.", id=quick.id, count=count, now=now)
+    count = quick.num_inference_steps
+    why = tr(
+        "'{id}' was made for steps {count} and guidance {guidance:g}; the clip has {steps} and {has:g}.",
+        id=quick.id,
+        count=count,
+        guidance=quick.guidance_scale or 1.0,
+        steps=settings.steps,
+        has=round(settings.guidance_scale, 3),
+    )
     text = tr("Use 1 Step") if count == 1 else tr("Use {count} Steps", count=count)
     return why, Button("musev.lora_steps", text, "CHECKMARK")
 

@@ -193,7 +193,9 @@ class MUSEV_PT_clip(Sidebar, bpy.types.Panel):
         column = layout.column(align=True)
         column.prop(settings, "width")
         column.prop(settings, "height")
-        layout.prop(settings, "steps")
+        column = layout.column(align=True)
+        column.prop(settings, "steps")
+        column.prop(settings, "guidance_scale")
         if unfit := remedies.for_steps(settings):
             draw_text(layout, unfit[0], line_width(context), "INFO")
             remedies.draw(layout, [unfit[1]])

@@ -17,9 +17,9 @@ from .clip_folder import Take
 # setting: field of the request
 DIRECT = {
     "prompt": "prompt", "negative_prompt": "negative_prompt", "width": "width", "height": "height",
-    "steps": "num_inference_steps", "seed": "seed", "model": "model", "between": "between",
-    "context_schedule": "context_schedule", "predictor": "predictor", "context_frames": "context_frames",
-    "context_overlap": "context_overlap",
+    "steps": "num_inference_steps", "guidance_scale": "guidance_scale", "seed": "seed", "model": "model",
+    "between": "between", "context_schedule": "context_schedule", "predictor": "predictor",
+    "context_frames": "context_frames", "context_overlap": "context_overlap",
 }  # fmt: skip
 CONTROLS = {
     "depth": "depth",

@@ -80,8 +80,8 @@ class MUSEV_OT_lora_add(LoraVerb, bpy.types.Operator):
             raise SettingsError(tr("A clip has at most {count} LoRAs; take one off first.", count=MAX_LORAS))
         loras.add(extras, self.lora, self.weight)
         settings = extras.id_data.musev
-        if not settings.is_property_set("steps") and loras.unfit_steps(extras, settings.steps) is not None:
-            use_steps(self, settings)
+        if loras.unfit(settings) is not None:
+            fit(self, settings, keep=True)
 
 
 class MUSEV_OT_lora_remove(LoraVerb, bpy.types.Operator):
@@ -94,9 +94,13 @@ class MUSEV_OT_lora_remove(LoraVerb, bpy.types.Operator):
     def do(self, extras: loras.MusevExtraSettings) -> None:
         place, settings, quick = self.place(extras), extras.id_data.musev, loras.few_step(extras)
         extras.loras.remove(place)
-        if quick is not None and settings.steps == quick.num_inference_steps and not loras.few_step(extras):
-            settings.property_unset("steps")  # these were its own
-            self.report({"INFO"}, tr("The clip has {steps} steps again", steps=settings.steps))
+        if quick is not None and loras.few_step(extras) is None:
+            was = loras.wanted_by(quick)
+            if settings.steps == was["steps"]:  # then they were its own
+                for name, value in was.items():
+                    if getattr(settings, name) == value:
+                        settings.property_unset(name)
+                self.report({"INFO"}, tr("The clip has {steps} steps again", steps=settings.steps))
         extras.lora_index = min(extras.lora_index, max(len(extras.loras) - 1, 0))
 
 
@@ -119,23 +123,28 @@ class MUSEV_OT_lora_move(LoraVerb, bpy.types.Operator):
 class MUSEV_OT_lora_steps(LoraVerb, bpy.types.Operator):
     bl_idname = "musev.lora_steps"
     bl_label = "Use the LoRA's Steps"
-    bl_description = "Make the clip in as many steps as its LoRA was made for"
+    bl_description = "Make the clip in as many steps as its LoRA was made for, with the guidance that fits it"
 
     def do(self, extras: loras.MusevExtraSettings) -> None:
         if loras.few_step(extras) is None:
             raise SettingsError(
                 tr("No LoRA in the list is known to be made for few steps; set the steps yourself.")
             )
-        use_steps(self, extras.id_data.musev)
+        fit(self, extras.id_data.musev)
 
 
-def use_steps(verb: bpy.types.Operator, settings) -> None:
-    """Sets the steps that the clip's few-step LoRA was made for, and says so."""
+def fit(verb: bpy.types.Operator, settings, keep: bool = False) -> None:
+    """Sets the steps and the guidance that the clip's few-step LoRA was made for, and says so. keep: but not where the
+    artist has set others."""
     quick = loras.few_step(settings.extras)
-    settings.steps = quick.num_inference_steps
-    verb.report(
-        {"INFO"}, tr("The clip has {steps} steps, as '{id}' wants", steps=settings.steps, id=quick.id)
-    )
+    wanted = loras.wanted_by(quick)
+    free = {name: value for name, value in wanted.items() if not (keep and settings.is_property_set(name))}
+    for name, value in free.items():
+        setattr(settings, name, value)
+    if "steps" in free:
+        verb.report(
+            {"INFO"}, tr("The clip has {steps} steps, as '{id}' wants", steps=settings.steps, id=quick.id)
+        )
 
 
 def hint(model) -> str:

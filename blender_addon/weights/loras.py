@@ -67,23 +67,30 @@ def active(extras: MusevExtraSettings) -> MusevLora | None:
 def asked(extras: MusevExtraSettings) -> dict:
     """The fields of a request that these settings fill. A weight is as it reads, not as its 32 bits are."""
     chosen = tuple(LoraChoice(each.name, round(each.weight, 6)) for each in extras.loras if each.use)
-    fields = {"loras": chosen, "vae": extras.vae, "ip_adapter": extras.ip_adapter}
-    quick = few_step(extras)
-    return fields if quick is None else fields | {"guidance_scale": quick.guidance_scale}
+    return {"loras": chosen, "vae": extras.vae, "ip_adapter": extras.ip_adapter}
 
 
 def few_step(extras: MusevExtraSettings) -> ShelfModel | None:
-    """The LoRA that the next clip's scheduler, steps and guidance go by: the last one that was made for few steps."""
+    """The LoRA that the next clip's scheduler goes by, and its steps and guidance should fit: the last that was made for
+    few steps."""
     models = session.current.shelf.models
     added = [models.get(each.name) for each in extras.loras if each.use and each.weight]
     return next((m for m in reversed(added) if m is not None and m.num_inference_steps is not None), None)
 
 
-def unfit_steps(extras: MusevExtraSettings, steps: int) -> ShelfModel | None:
-    """The same, where a clip has fewer steps than it was made for, or more than twice as many."""
-    quick = few_step(extras)
-    fits = quick is None or quick.num_inference_steps <= steps <= 2 * quick.num_inference_steps
+def unfit(settings) -> ShelfModel | None:
+    """The same, where the clip has fewer steps than it was made for, or more than twice as many; or less than half of
+    the guidance, or more than twice as much."""
+    if (quick := few_step(settings.extras)) is None:
+        return None
+    steps, guidance = wanted_by(quick).values()
+    fits = steps <= settings.steps <= 2 * steps and guidance / 2 <= settings.guidance_scale <= 2 * guidance
     return None if fits else quick
+
+
+def wanted_by(quick: ShelfModel) -> dict[str, float]:
+    """The settings that a few-step LoRA was made for."""
+    return {"steps": quick.num_inference_steps, "guidance_scale": quick.guidance_scale or 1.0}
 
 
 def told(request: dict) -> dict:

@@ -139,7 +139,8 @@ def test_a_few_step_lora_brings_its_steps_unless_others_were_set(quick):
     ops.lora_add(lora="lcm")
     assert quick.steps == 20
     why, button = remedies.for_steps(quick)
-    assert why == "'lcm' was made for 4 steps; the clip has 20." and button.text == "Use 4 Steps"
+    assert why == "'lcm' was made for steps 4 and guidance 1; the clip has 20 and 1."
+    assert button.text == "Use 4 Steps"
     assert why in " ".join(drawn(ui.MUSEV_PT_clip))
     assert getattr(ops, button.operator.removeprefix("musev."))() == {"FINISHED"}
     assert quick.steps == 4 and remedies.for_steps(quick) is None
@@ -157,11 +158,24 @@ def test_a_few_step_lora_brings_its_steps_unless_others_were_set(quick):
 
 def test_a_few_step_lora_brings_its_guidance(quick):
     when = gather.clip_plan(bpy.context.scene, quick)
-    guidance = []
-    for id in ("ink", "hyper-cfg", "lcm"):
-        bpy.ops.musev.lora_add(lora=id)
-        guidance.append(gather.request(quick, when, "text", None).guidance_scale)
-    assert guidance == [1.0, 5.0, 1.0]  # the last one's, as its scheduler is
+
+    def asked() -> tuple[int, float]:
+        request = gather.request(quick, when, "text", None)
+        return request.num_inference_steps, request.guidance_scale
+
+    assert asked() == (10, 1.0)
+    bpy.ops.musev.lora_add(lora="hyper-cfg")
+    assert asked() == (8, 5.0)
+    bpy.ops.musev.lora_add(lora="lcm")  # the last one counts; but others are set now
+    assert asked() == (8, 5.0) and "guidance 1; the clip has 8 and 5." in remedies.for_steps(quick)[0]
+    bpy.ops.musev.lora_steps()
+    assert asked() == (4, 1.0) and remedies.for_steps(quick) is None
+    for id in ("lcm", "hyper-cfg"):
+        bpy.ops.musev.lora_remove(lora=id)
+    quick.property_unset("steps")
+    quick.guidance_scale = 3.5  # the artist's
+    bpy.ops.musev.lora_add(lora="lcm")
+    assert asked() == (4, 3.5) and remedies.for_steps(quick) is not None
 
 
 def test_what_the_engine_lacks_greys_generate_out_with_the_reason(told, extras):

@@ -7,6 +7,7 @@ settings.draft.use = False
 settings.width = 512
 settings.height = 512
 settings.steps = 30
+settings.guidance_scale = 3.5
 settings.generate_at = "MODEL"
 settings.between = "flow"
 settings.context_frames = 12
