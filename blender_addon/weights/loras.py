@@ -71,8 +71,8 @@ def asked(extras: MusevExtraSettings) -> dict:
 
 
 def few_step(extras: MusevExtraSettings) -> ShelfModel | None:
-    """The LoRA that the next clip's scheduler goes by, and its steps and guidance should fit: the last that was made for
-    few steps."""
+    """The LoRA that the next clip's scheduler goes by, and that its steps and guidance should fit: the last one that
+    was made for few steps."""
     models = session.current.shelf.models
     added = [models.get(each.name) for each in extras.loras if each.use and each.weight]
     return next((m for m in reversed(added) if m is not None and m.num_inference_steps is not None), None)
