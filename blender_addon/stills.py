@@ -72,14 +72,6 @@ def size(image: bpy.types.Image) -> tuple[int, int]:
     return tuple(image.size)
 
 
-def as_given(image: bpy.types.Image, width: int, height: int) -> Iterator[bytes]:
-    """What the engine is given for the image, then what else it may have been given for it: its pixels. Raises
-    StillError."""
-    if _goes_as_file(image):
-        yield b"".join(_file_in_slices(image))
-    yield from_image(image, width, height)
-
-
 def from_image(image: bpy.types.Image, width: int, height: int) -> bytes:
     """The image as a PNG of width x height: scaled to cover, the middle kept, transparency over black.
 

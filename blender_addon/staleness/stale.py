@@ -23,7 +23,7 @@ from .. import gather, prompt_track, stills, strips
 from ..clips import clip_folder, reproduce
 from ..clips.clip_folder import Take
 from ..footage import sources
-from ..protocol import ProtocolError, blob_sha256
+from ..protocol import ProtocolError
 from ..timing import Plan
 from ..translations import tr
 from ..weights import loras
@@ -240,18 +240,24 @@ def _exact_still(name: str, part: Part) -> Steps:
     told, _, frame = str(part.inputs.get("still_source", "")).rpartition(", frame ")
     try:
         if image is not None:
-            same = request.get("still") in map(blob_sha256, stills.as_given(image, *size))
-            return [] if same else [_otherwise(image.name)]
-        if not told or not request.get("still"):
+            told = image.name
+            # Its file as it is, or its pixels: the take may have been given either.
+            captures = [
+                stills.ImageCapture(image.name_full, *size, fitted=fitted) for fitted in (False, True)
+            ]
+        elif told and request.get("still"):
+            captures = [sources.still_capture(scene, told, round(float(frame)), *size)]
+        else:
             return []
-        capture = sources.still_capture(scene, told, round(float(frame)), *size)
         del scene, image
-        try:
-            while not capture.advance(time.perf_counter() + SLICE_S):
-                yield
-            same = capture.finish(reproduce.request_of(part.take.record))[0].still == request["still"]
-        finally:
-            capture.cancel()
+        for capture in captures:
+            try:
+                while not capture.advance(time.perf_counter() + SLICE_S):
+                    yield
+                if capture.finish(reproduce.request_of(part.take.record))[0].still == request.get("still"):
+                    return []
+            finally:
+                capture.cancel()
     except (*gather.REFUSALS, ValueError) as error:
         return [Change("still", tr("The still can't be read: {why}", why=error))]
-    return [] if same else [_otherwise(told)]
+    return [_otherwise(told)]
