@@ -187,6 +187,7 @@ def download(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     from musev_engine import registry
 
+    _not_shipped(args.id)
     ids = args.id or [id for id, model in registry.listing().items() if registry.complete(model)]
     verdicts = {id: registry.verify(id) for id in ids}
     if args.json:
@@ -209,6 +210,7 @@ def remove(args: argparse.Namespace) -> int:
     from musev_engine.errors import EngineError
     from server import in_use
 
+    _not_shipped(args.id)
     wanted = [registry.model(id) for id in args.id]
     root = registry.models_folder()
     for model in wanted:
@@ -290,6 +292,16 @@ def _shipped() -> dict[str, dict]:
                 "trigger": "", "files": files,
             }  # fmt: skip
     return rows
+
+
+def _not_shipped(ids: list[str]) -> None:
+    """Raises EngineError for the model that is a part of the engine, which is neither compared nor removed."""
+    from musev_engine.errors import EngineError
+
+    if came := _shipped().keys() & set(ids):
+        raise EngineError(
+            "This model came with the engine", min(came), "Install the engine again to have it anew."
+        )
 
 
 def _told(model) -> dict:

@@ -251,6 +251,12 @@ def test_a_script_reads_json(musev, hub, tmp_path):
     assert status == 3 and not out and json.loads(said)["error"]["code"] == "unknown_model"
 
 
+def test_the_shipped_model_is_neither_verified_nor_removed(musev):
+    for verb in (("verify", "mini"), ("remove", "mini", "--yes")):
+        status, out, said = musev(*verb)
+        assert status == 1 and not out and "This model came with the engine (got mini)" in said
+
+
 def test_people_read_tables(musev, hub):
     get(musev, CANNY)
     out = musev("list")[1]

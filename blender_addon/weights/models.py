@@ -139,6 +139,12 @@ class MUSEV_OT_model_remove(ModelOperator, bpy.types.Operator):
     bl_description = "Delete the model's files from the engine's models folder"
 
     def word(self, model: ShelfModel) -> RemoveModel:
+        if model.role == "shipped":
+            raise SettingsError(tr("The model '{id}' came with the engine, and goes with it.", id=model.id))
+        if not model.removable and not model.installed:
+            raise SettingsError(
+                tr("The model '{id}' isn't installed; there is nothing to remove.", id=model.id)
+            )
         if not model.removable:
             raise SettingsError(
                 tr(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import bpy
 import pytest
 from bl_ext.user_default.musev import session
@@ -122,7 +124,13 @@ def test_a_damaged_file_is_named_and_the_model_removed(told):
     current = told()
     bpy.context.window_manager.musev_model_index = rows().index("base")
     assert "isn't installed" in refusal(lambda: bpy.ops.musev.model_verify(model="moves"))
-    assert "models folder" in refusal(lambda: bpy.ops.musev.model_remove(model="moves"))
+    assert "nothing to remove" in refusal(lambda: bpy.ops.musev.model_remove(model="moves"))
+    base = current.shelf.models["base"]
+    current.shelf.models["base"] = dataclasses.replace(base, installed=True, removable=False)
+    assert "models folder" in refusal(lambda: bpy.ops.musev.model_remove(model="base"))
+    current.shelf.models["base"] = dataclasses.replace(base, removable=False, role="shipped")
+    assert "came with the engine" in refusal(lambda: bpy.ops.musev.model_remove(model="base"))
+    current.shelf.models["base"] = base
     bpy.ops.musev.model_verify()
     assert done(current, "base").intact is False
     assert "Not as published" in preferences() and "unet.safetensors: damaged" in preferences()
