@@ -189,7 +189,7 @@ def check_extras(settings: MusevSettings) -> None:
 
 
 def takes_root(prefs: MusevPreferences) -> Path:
-    """The folder that clips go to. Raises SettingsError while there is none."""
+    """The folder that clips go to. Raises SettingsError while there is none, or who knows where."""
     if bpy.data.filepath:
         return Path(bpy.path.abspath("//musev"))
     if not prefs.output_folder:
@@ -199,7 +199,16 @@ def takes_root(prefs: MusevPreferences) -> Path:
                 "extension's preferences."
             )
         )
-    return Path(bpy.path.abspath(prefs.output_folder))
+    folder = Path(bpy.path.abspath(prefs.output_folder))
+    if not folder.is_absolute():  # it would lie wherever Blender was started
+        raise SettingsError(
+            tr(
+                "The folder '{folder}' in the extension's preferences is no whole path, and the .blend is not saved; "
+                "choose it from its root on, or save the .blend.",
+                folder=prefs.output_folder,
+            )
+        )
+    return folder
 
 
 def pinned(

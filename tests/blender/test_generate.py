@@ -347,6 +347,11 @@ def no_folder(settings):
     bpy.context.preferences.addons["bl_ext.user_default.musev"].preferences.output_folder = ""
 
 
+def relative_folder(settings):
+    preferences = bpy.context.preferences.addons["bl_ext.user_default.musev"].preferences
+    preferences.output_folder = "renders"
+
+
 def test_no_strip_is_placed_in_a_linked_scene(engine, shot, tmp_path):
     engine()
     blend = tmp_path / "library.blend"
@@ -379,6 +384,7 @@ def too_long(settings):
         (no_source, "0 strips of scene 'Scene' are selected; select those to start from"),
         (no_strip, "shows no strip 'Nobody' in its timeline"),
         (no_folder, "The .blend is not saved"),
+        (relative_folder, "The folder 'renders' in the extension's preferences is no whole path"),
         (too_long, "19996 frames are more than one clip can have (10000); choose a shorter range"),
     ],
 )
