@@ -169,6 +169,8 @@ def _where(scene: bpy.types.Scene, settings: MusevSettings, when: timing.Plan) -
         if strip is not None:
             return tr("one more take of the strip on channel {channel}", channel=strip.channel)
     channel = strips.first_free_channel(scene, when.start, when.start + when.output_frames)
+    if strips.open_meta(scene) is not None:  # where the artist will not see it yet
+        return tr("1 strip on channel {channel}, outside the meta strip that is open", channel=channel)
     return tr("1 strip on channel {channel}", channel=channel)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bpy
 import pytest
-from bl_ext.user_default.musev import outlook, session, ui
+from bl_ext.user_default.musev import outlook, session, strips, ui
 from bl_ext.user_default.musev.clips import stack, takes
 from bl_ext.user_default.musev.engine_link import EngineState
 from bl_ext.user_default.musev.making import job_files, live_picture
@@ -67,6 +67,16 @@ def test_the_sentence_says_what_generate_would_do(engine, rain):
     current.engine.client.welcome = dataclasses.replace(welcome, models=models)
     assert sentence().endswith(", research-only weights")
     assert solid(sentence()) in solid(told_by(ui.MUSEV_PT_clip))
+
+
+def test_a_strip_that_comes_outside_an_open_meta_strip_is_told_as_such(rain):
+    scene = bpy.context.scene
+    scene.sequence_editor_create()
+    meta = strips._collection(scene).new_meta(name="Meta", channel=1, frame_start=100)
+    scene.sequence_editor.display_stack(meta)
+    assert sentence() == "6 frames, 1 strip on channel 1, outside the meta strip that is open, 24 fps"
+    scene.sequence_editor.display_stack(None)
+    assert sentence() == "6 frames, 1 strip on channel 1, 24 fps"
 
 
 def test_the_estimate_is_asked_as_the_facts_change_and_never_by_drawing(engine, rain, monkeypatch):
