@@ -150,24 +150,28 @@ class MUSEV_OT_wait(Verb, bpy.types.Operator):
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
         current, until = session.current, time.monotonic() + self.at_most
-        # Those of another file are placed once that is open.
-        here = [job for job in current.jobs if job.file_number == current.file_number]
-        waited_for = [job for job in here if not job.ended]
-        while current.engine.state is not EngineState.ON or any(not job.ended for job in waited_for):
+
+        def to_come() -> list[Job]:  # clips of another file are placed once that is open
+            return [job for job in current.jobs if job.file_number == current.file_number and not job.ended]
+
+        waited_for: dict[str, Job] = {}
+        while current.engine.state is not EngineState.ON or to_come():
+            waited_for |= {
+                job.id: job for job in to_come()
+            }  # connecting may find those of an earlier Blender
             if current.engine.state is EngineState.OFF:
                 problem = current.engine.problem or tr("The engine is not running; start it first.")
                 raise SettingsError(problem)
             if time.monotonic() > until:
-                left = sum(not job.ended for job in waited_for)
                 raise SettingsError(
-                    tr("Clips still in the making after {seconds} s: {count}; wait longer.", count=left,
+                    tr("Clips still in the making after {seconds} s: {count}; wait longer.", count=len(to_come()),
                        seconds=f"{self.at_most:.0f}")
                 )  # fmt: skip
             if not current.tick():
                 time.sleep(0.005)
         while current.live.busy and not placing.why_untouched() and time.monotonic() < until:
             current.tick()  # else the previews' files would be left beside the takes
-        for job in waited_for:
+        for job in waited_for.values():
             if job.state is JobState.FAILED:
                 raise SettingsError(job.problem)
 

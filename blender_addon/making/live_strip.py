@@ -84,6 +84,13 @@ class LiveStrips:
 
     def end(self, job: Job) -> None:
         """The job has ended: strips that still show it will show what they did before, or go."""
+        self._let_go(job)
+        left = takes.live_folder(job.take)  # by an earlier Blender
+        if left not in self._folders and left.is_dir():
+            self._folders.append(left)
+            self._to_look = True
+
+    def _let_go(self, job: Job) -> None:
         if (live := self._live.pop(job.id, None)) is not None:
             self._folders.append(live.frames.folder)
             self._to_look = True
@@ -143,7 +150,7 @@ class LiveStrips:
             if time.perf_counter() >= deadline:
                 return
             if not self._to_be_shown(job):
-                self.end(job)  # not wished any more
+                self._let_go(job)  # not wished any more
             elif job.state is JobState.RUNNING or (job.id in self._live and job.state is not JobState.READY):
                 live = self._live_of(job)
                 if live.place not in (Place.AWAY, Place.DELETED):

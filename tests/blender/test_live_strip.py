@@ -153,6 +153,16 @@ def test_cancel_takes_the_strip_away_and_all_its_files(half_made):
     assert all_strips() == [] and still_there(current, job) == []
 
 
+def test_previews_that_an_earlier_blender_left_go_too(engine, rain):  # noqa: F811
+    current = engine()
+    rain.show_making = False
+    job = generate(current)
+    (left := takes.live_folder(job.take)).mkdir()
+    (left / "preview_0001.png").write_bytes(png(4, 4, (1, 2, 3)))
+    finish(job)
+    assert still_there(current, job) == ["take_001"]
+
+
 def test_previews_that_can_not_be_removed_are_in_nobodys_way(half_made, monkeypatch, capsys):
     current, job = half_made
 

@@ -337,6 +337,16 @@ def reopened(engine, rain, tmp_path):
     preferences.engine_url = preferences.token_file = ""
 
 
+def test_a_script_waits_for_the_clips_that_connecting_finds(reopened):
+    guest, begun, blend = reopened
+    bpy.ops.wm.open_mainfile(filepath=blend)
+    guest.leave()  # as if the extension had been off by then
+    bpy.ops.musev.engine_start()
+    bpy.ops.musev.wait(at_most=60)
+    (job,) = guest.jobs
+    assert job.id == begun.id and job.state is JobState.DONE
+
+
 def test_a_reopened_file_finds_its_job_and_places_the_clip(reopened):
     guest, begun, blend = reopened
     assert json.loads((begun.take / takes.JOB).read_text())["job"] == begun.id
