@@ -75,7 +75,7 @@ def rendered_too(shot):  # noqa: F811
     ball.keyframe_insert("location", frame=5)
     ball.location.x = 1.0
     ball.keyframe_insert("location", frame=7)
-    shot.render.depth.use = True
+    shot.render.depth.use, shot.render.use_cache = True, False
     bpy.context.scene.frame_end = 7
     return shot
 
