@@ -30,7 +30,7 @@ CONTROLS = {
 ELSEWHERE = {
     "mode", "result", "num_frames", "fps", "output_frames", "output_fps", "still", "poses", "posealign", "source",
     "source_strength", "controls", "mask", "pins",
-    "prompts", "noise_width", "noise_height", "loras", "vae", "ip_adapter", "end_still",
+    "prompts", "noise_width", "noise_height", "loras", "vae", "ip_adapter", "end_still", "shared_seed",
 }  # fmt: skip
 
 
@@ -47,6 +47,10 @@ def recall(settings: MusevSettings, take: Take) -> list[str]:
     left = []
     for setting, name in DIRECT.items():
         _set(settings, setting, request.get(name), left)
+    if (shared := request.get("shared_seed")) is not None:  # that of the clip of which frames were made anew
+        _set(settings, "seed", shared, left)
+    if shared not in (None, request.get("seed")):
+        left.append(Aside(tr("its new frames had a seed of their own, {seed}", seed=request.get("seed"))))
     _draft(settings, request, inputs.get(draft.KEY), left)
     _extras(settings.extras, request, left)
     if request.get("prompts"):

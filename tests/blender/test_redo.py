@@ -9,7 +9,17 @@ import bpy
 import numpy as np
 import pytest
 from bl_ext.user_default.musev import session, stills, strips, ui
-from bl_ext.user_default.musev.clips import looks, pin_verbs, pins, redo, redo_verbs, splice, stack, takes
+from bl_ext.user_default.musev.clips import (
+    looks,
+    pin_verbs,
+    pins,
+    recall,
+    redo,
+    redo_verbs,
+    splice,
+    stack,
+    takes,
+)
 from bl_ext.user_default.musev.making.jobs import JobState
 from bl_ext.user_default.musev.protocol import PoseTrack, blob_sha256
 from conftest import pump
@@ -149,6 +159,19 @@ def test_a_moved_strip_is_redone_where_it_lies(made):
     bpy.ops.musev.redo_range(frame_start=115, frame_end=119)
     job = ended(current)
     assert job.start == 105 and strips.span(all_strips()[0]) == (105, 135) and len(all_strips()) == 1
+
+
+def test_a_take_with_new_frames_is_recalled_as_the_clip_that_it_is_part_of(made, shot):  # noqa: F811
+    current, strip = made
+    bpy.ops.musev.redo_range(frame_start=9, frame_end=12, new_seed=True)
+    own = ended(current).request.seed
+    shot.seed = 99
+    assert bpy.ops.musev.recall_settings() == {"FINISHED"} and shot.seed == 0 != own
+    take = stack.read(strip).take(stack.shown(strip).name)
+    assert recall.recall(shot, take) == [f"its new frames had a seed of their own, {own}"]
+    strip.select = True
+    bpy.ops.musev.generate_each()  # it is a shot like any other
+    assert (ended(current).request.num_frames, current.jobs[-1].request.shared_seed) == (30, None)
 
 
 def test_what_can_not_be_redone_says_why(made, shot):  # noqa: F811
