@@ -530,7 +530,7 @@ def test_a_video_clips_source_comes_back(engine, shot, use):  # noqa: F811
 
 def test_what_cant_be_recalled_is_named(project):
     take = make_take(
-        project / "musev" / "Rain", 1, mode="pose", prompt="x", seed="many", still="ab" * 32, guidance_scale=3.0,
+        project / "musev" / "Rain", 1, mode="pose", prompt="x", seed="many", still="ab" * 32, w_ind_noise=0.25,
         controls=[{"name": "hed"}, {"name": "depth", "scale": 0.5}], width=256,
     )  # fmt: skip
     record = takes.read_sidecar(take)
@@ -545,7 +545,7 @@ def test_what_cant_be_recalled_is_named(project):
         "'gone.png'",
         "'Nobody'",
         "'Lost'",
-        "guidance_scale was 3.0",
+        "w_ind_noise was 0.25",
         "'hed'",
         "rate",
     ):
