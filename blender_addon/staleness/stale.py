@@ -51,7 +51,7 @@ def examine(scene: str, take: Take, memo: Memo, shown_at: int | None = None, tho
         if part.follows_a_rig:
             found += yield from (stale_rig.poses if thorough else stale_rig.keys)(scene, part, memo)
             yield
-        found += yield from (stale_scene.exact if thorough else stale_scene.examine)(part, memo)
+        found += yield from (stale_scene.exact if thorough else stale_scene.examine)(scene, part, memo)
         yield
         look = stale_source.exact if thorough else stale_source.examine
         found += yield from look(scene, part, memo, shown_at)

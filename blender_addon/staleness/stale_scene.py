@@ -74,8 +74,8 @@ def _wanted(scene: bpy.types.Scene) -> set[str]:
     return found
 
 
-def examine(part: Part, memo: Memo) -> Steps:
-    """Whether the scene is set up and keyed as it was."""
+def examine(_: str, part: Part, memo: Memo) -> Steps:
+    """Whether the scene that was rendered is set up and keyed as it was."""
     if not (was := _kept(part)):
         return ()
     now = yield from _sums(was, part, memo)
@@ -125,17 +125,22 @@ def _others(was: str, now: dict[tuple[str, str], str]) -> str:
     return tr("Objects that are gone from the rendered scene: {count}.", count=gone) if gone else ""
 
 
-def exact(part: Part, memo: Memo) -> Steps:
-    """Depth, normals, line art and mask rendered anew, or found kept, and compared."""
+def exact(scene: str, part: Part, memo: Memo) -> Steps:
+    """Depth, normals, line art and mask rendered anew, or found kept, and compared. scene: whose panel says whether
+    rendered pictures are kept."""
     was, request = _kept(part), reproduce.request_of(part.take.record)
     asked = {label for label in _asked(part) if label != "Render as Source"}
     if not was or not asked:
-        return (yield from examine(part, memo))
+        return (yield from examine(scene, part, memo))
     people, width, height = was.get("people"), request.noise_width, request.noise_height
     controls = tuple(Control(name, ()) for name in GEOMETRY_CONTROLS if LABELS[name] in asked)
+    owner = bpy.data.scenes.get(scene)
+    keeps = owner is not None and owner.musev.render.use_cache
+    del owner
     capture = RenderCapture(
         str(was.get("scene")), was.get("camera"), width or request.width, height or request.height, part.times,
-        Wanted(controls, tuple(people) if people else None), renders.Store(renders.cache_folder()),
+        Wanted(controls, tuple(people) if people else None),
+        renders.Store(renders.cache_folder()) if keeps else None,
     )  # fmt: skip
     bare = dataclasses.replace(request, controls=(), mask=())
     try:

@@ -14,6 +14,7 @@ from analytic import sphere
 from bl_ext.user_default.musev import session, strips  # fmt: skip
 from bl_ext.user_default.musev.clips import stack
 from bl_ext.user_default.musev.making.jobs import JobState
+from bl_ext.user_default.musev.render import settings as renders
 from bl_ext.user_default.musev.staleness import facts, rendered, stale_watch, strip_sums
 from montage import Montage
 from test_generate import all_strips, finish, generate, shot  # noqa: F401 (a fixture)
@@ -137,6 +138,15 @@ def test_it_says_what_is_otherwise(rendered_shot):
     again()
     no_passes(rendered_shot)
     assert worn() == ["scene"] and told() == "Rendered for it was: Depth."
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["unkept", "kept"])
+def test_a_thorough_check_keeps_what_it_renders_where_that_is_wished(rendered_shot, kept):
+    folder = renders.cache_folder()
+    shutil.rmtree(folder)
+    rendered_shot.render.use_cache = kept
+    assert worn(thorough=True) == []
+    assert any(renders.cache_folder().iterdir()) == kept
 
 
 def other_frames(settings):
