@@ -1,6 +1,7 @@
 """Hostile and broken clients against a real engine: it stays alive, small, and inside its folders."""
 
 import asyncio
+import copy
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from websockets.asyncio.client import connect
 
 from blender_addon import protocol
 from blender_addon.protocol import (
+    Accepted,
     AskModels,
     Cancelled,
     Done,
@@ -72,20 +74,17 @@ def fine(engine, place):
 
 
 def say(engine, messages):
-    """Send these, and read all that is said until they are seen to, or the connection is closed: the answers."""
+    """Send these, and read all that is said until they are seen to: the answers."""
 
     async def talk():
         headers = {"Authorization": f"Bearer {engine.token}"}
         how = {"subprotocols": [protocol.SUBPROTOCOL], "proxy": None, "compression": None, "max_size": None}
         answers = []
         async with connect(engine.greeting.url, additional_headers=headers, **how) as connection:
-            try:
-                for message in (*messages, '{"type": "AskStatus"}'):
-                    await connection.send(message)
-                while not (answers and isinstance(answers[-1], EngineStatus)):
-                    answers.append(protocol.decode(await connection.recv()))
-            except websockets.ConnectionClosed as closed:
-                answers.append(closed.rcvd.code if closed.rcvd else None)
+            for message in (*messages, '{"type": "AskStatus"}'):  # which raise if the connection ends
+                await connection.send(message)
+            while not (answers and isinstance(answers[-1], EngineStatus)):
+                answers.append(protocol.decode(await connection.recv()))
         return answers
 
     return asyncio.run(asyncio.wait_for(talk(), BOUND_S))
@@ -104,7 +103,7 @@ def mutated(draw):
         ):
             inside = inside[draw(st.sampled_from(inner))]
         names = [*inside, "x" * 5000, "id", "job"]
-        name, worse = draw(st.sampled_from(names)), draw(st.sampled_from(TERRIBLE))
+        name, worse = draw(st.sampled_from(names)), copy.deepcopy(draw(st.sampled_from(TERRIBLE)))
         if name != "type" and draw(st.booleans()):
             inside[name] = worse
         elif name != "type":
@@ -120,7 +119,7 @@ def mutated(draw):
             at = draw(st.integers(0, len(raw) - 1))
             raw = raw[:at] + draw(st.binary(max_size=8)) + raw[at + 1 :]
         case "large" if isinstance(raw, bytes):
-            raw += bytes(draw(st.integers(0, 2 * protocol.MAX_CLIENT_BYTES)))
+            raw += bytes(draw(st.integers(0, 4 * protocol.SLICE_BYTES)))
     return raw
 
 
@@ -129,9 +128,6 @@ def mutated(draw):
 def test_no_message_harms_the_engine(engine, place, messages):
     answers = say(engine, messages)
     assert isinstance(answers[0], Welcome)
-    assert isinstance(answers[-1], EngineStatus) or answers[-1] == 1009, answers[
-        -1
-    ]  # too large: before it was read
     assert all(answer.problem.remedy for answer in answers if isinstance(answer, Refused))
     fine(engine, place)
 
@@ -218,10 +214,14 @@ def test_a_flood_of_jobs_is_bounded_and_all_of_it_can_be_cancelled(engine, place
     first = talk.submit(text_request("endless"))
     talk.until(Preview, first)
     jobs = [talk.submit(text_request()) for _ in range(protocol.MAX_WAITING + 20)]
-    talk.until(Refused, count=21)
-    refused = {event.job for event in talk.events if isinstance(event, Refused)}
-    assert {event.problem.code for event in talk.of_kind(Refused)} == {"queue_full"} and len(refused) == 21
-    for job in (first, *jobs):
+    told = (Accepted, Refused)
+    eventually(
+        lambda: talk.events.extend(talk.client.pump()) or {e.job for e in talk.of_kind(told)} >= set(jobs),
+        "answers",
+    )
+    refused = [event.problem.code for event in talk.of_kind(Refused)]
+    assert len(refused) > 20 and set(refused) == {"queue_full"}
+    for job in (*jobs, first):  # what runs last: otherwise the next one is made
         talk.client.cancel(job)
     talk.until(Cancelled, count=len(jobs) + 1)
     talk.client.close()
