@@ -81,7 +81,6 @@ def main() -> int:
     archive = build_extension.build(out, engine=engine)
 
     watch.start("install it in Blender")
-    os.environ["BLENDER_USER_RESOURCES"] = tempfile.mkdtemp(prefix="musev-demo-")  # read when bpy is imported
     import bpy
 
     bpy.ops.extensions.package_install_files(
@@ -236,7 +235,8 @@ def render(scene, path: Path, sequencer: bool) -> None:
 
 
 if __name__ == "__main__":
-    status = 1
+    status, user_folder = 1, tempfile.mkdtemp(prefix="musev-demo-")
+    os.environ["BLENDER_USER_RESOURCES"] = user_folder  # read when bpy is imported
     try:
         status = main()
     except SystemExit as end:
@@ -246,4 +246,5 @@ if __name__ == "__main__":
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        shutil.rmtree(user_folder, ignore_errors=True)
         os._exit(status)  # some releases of bpy hang in the interpreter's own exit
