@@ -48,6 +48,7 @@ from server.uploads import Upload
 if TYPE_CHECKING:
     from server.app import App
 
+MAX_BEGUN = 16  # files of models, of which one sees what is here already
 REFUSED = (ValueError, OSError, sqlite3.Error)  # ProtocolError and EngineError are ValueErrors
 
 
@@ -113,6 +114,10 @@ class Client:
             case RemoveModel(id):
                 await app.check_unused(id)
                 await app.shelf.remove(id)
+            case AddModel(id) if len(self._begun) >= MAX_BEGUN:
+                raise ProtocolError(
+                    "Too many models are being added", id, "Wait for some.", "too_many_models"
+                )
             case AddModel():
                 self._start(self._begin_arrival(message))
             case ModelSlice(id) if id in self._arrivals:

@@ -44,6 +44,7 @@ class Shelf:
         self._processes: dict[str, Process | None] = {}  # of the models that are seen to now
         self._cancelled: set[str] = set()  # of these
         self._arrivals: dict[str, Arrival] = {}
+        self._beginning: dict[str, asyncio.Event] = {}  # what came of these before is being read
         self._tasks: set[asyncio.Task] = set()
 
     async def download(self, id: str, licence_accepted: str) -> None:
@@ -98,7 +99,10 @@ class Shelf:
         """Take a file; its bytes are to be given to `take`. None where it has come whole already: its end is told.
 
         Raises ProtocolError: "model_busy", "too_many_models", and EngineError as `added.begin`."""
-        id, now = wanted.id, self.work.get(wanted.id)
+        id = wanted.id
+        while id in self._beginning:  # on a connection that is gone, or about to be
+            await self._beginning[id].wait()
+        now = self.work.get(id)
         if wanted.sha256 and await self._has_come(wanted):
             return None
         if (before := self._arrivals.get(id)) is not None and before.is_of(wanted):
@@ -116,12 +120,15 @@ class Shelf:
         arriving = ModelProgress(id, "add", "waiting", total_bytes=wanted.size)
         self.work[id] = arriving
         promised = sum(one.wanted.size - one.received for one in self._arrivals.values())
+        self._beginning[id] = asyncio.Event()
         try:
             arrival = await asyncio.to_thread(Arrival, wanted, promised)
         except (ValueError, OSError):
             if self.work.get(id) is arriving:
                 del self.work[id]
             raise
+        finally:
+            self._beginning.pop(id).set()
         if self.work.get(id) is not arriving:
             arrival.drop()
             raise ProtocolError("It was cancelled", id, "Add the file again.", "cancelled")
