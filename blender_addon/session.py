@@ -172,6 +172,11 @@ class Session:
 
     # --- the tick ---------------------------------------------------------------------------------
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether the engine has told something that no tick had the time for yet."""
+        return bool(self._inbox)
+
     def tick(self, budget_s: float = TICK_S) -> bool:
         """Does what can be done now within about `budget_s` seconds; True if something changed."""
         started = time.perf_counter()

@@ -155,10 +155,9 @@ class MUSEV_OT_wait(Verb, bpy.types.Operator):
             return [job for job in current.jobs if job.file_number == current.file_number and not job.ended]
 
         waited_for: dict[str, Job] = {}
-        while current.engine.state is not EngineState.ON or to_come():
-            waited_for |= {
-                job.id: job for job in to_come()
-            }  # connecting may find those of an earlier Blender
+        while current.engine.state is not EngineState.ON or current.has_unread or to_come():
+            # Connecting may find those of an earlier Blender.
+            waited_for |= {job.id: job for job in to_come()}
             if current.engine.state is EngineState.OFF:
                 problem = current.engine.problem or tr("The engine is not running; start it first.")
                 raise SettingsError(problem)

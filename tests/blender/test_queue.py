@@ -347,6 +347,26 @@ def test_a_script_waits_for_the_clips_that_connecting_finds(reopened):
     assert job.id == begun.id and job.state is JobState.DONE
 
 
+def test_a_script_waits_for_what_a_slow_machine_has_not_looked_at_yet(reopened, monkeypatch):
+    guest, begun, blend = reopened
+    bpy.ops.wm.open_mainfile(filepath=blend)
+    guest.leave()
+    bpy.ops.musev.engine_start()
+    pump_engine, clock, late = guest.engine.pump, time.perf_counter, 0.0
+
+    def slow(budget_s):
+        nonlocal late
+        events = list(pump_engine(budget_s))
+        late += len(events)  # seconds: this tick's time is over, and the next one takes them
+        return events
+
+    monkeypatch.setattr(guest.engine, "pump", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late)
+    bpy.ops.musev.wait(at_most=60)
+    (job,) = guest.jobs
+    assert job.id == begun.id and job.state is JobState.DONE
+
+
 def test_a_reopened_file_finds_its_job_and_places_the_clip(reopened):
     guest, begun, blend = reopened
     assert json.loads((begun.take / takes.JOB).read_text())["job"] == begun.id
