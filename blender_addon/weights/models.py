@@ -187,8 +187,9 @@ class MUSEV_OT_model_cancel(ModelOperator, bpy.types.Operator):
     @refusable
     def execute(self, context: bpy.types.Context) -> None:
         id, known = self.model or chosen(context), session.current.shelf
-        if known.working(id) is not None:
-            session.current.engine.client.cancel_model(id)
+        client = session.current.engine.client
+        if known.working(id) is not None or id in client.adding:  # of which the engine has told nothing yet
+            client.cancel_model(id)
         elif id not in known.newcomers or not known.put_away(id):
             raise SettingsError(
                 tr("Nothing is being done with the model '{id}'; there is nothing to cancel.", id=id)
