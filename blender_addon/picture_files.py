@@ -10,9 +10,8 @@ import re
 import struct
 from dataclasses import dataclass
 
-HEAD_BYTES = (
-    256 * 1024
-)  # of a file, in which its head lies; cameras put a small picture and their settings before it
+# Of a file, in which its head lies; cameras put a small picture and their settings before it.
+HEAD_BYTES = 256 * 1024
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 FRAMES = (0xC0, 0xC1, 0xC2)  # JPEG's ways of packing that every reader knows

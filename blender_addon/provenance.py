@@ -81,9 +81,8 @@ def joined(packets: Iterable[str]) -> str:
 
 def chunk(packet: str) -> bytes:
     """A packet as the PNG chunk that holds it (PNG specification, 11.3.3.4)."""
-    data = (
-        b"iTXt" + KEYWORD + b"\0\0\0\0\0" + packet.encode()
-    )  # no compression, no language, no translated keyword
+    # No compression, no language, no translated keyword.
+    data = b"iTXt" + KEYWORD + b"\0\0\0\0\0" + packet.encode()
     return struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
 
 

@@ -66,9 +66,8 @@ def known_shapes(language: str) -> tuple[tuple[re.Pattern, str, bool], ...]:
     shapes = []
     for template, said in entries.items():
         parts = list(string.Formatter().parse(template))
-        any_text = (
-            ".*?" if template in SHAPES or template.endswith(".") else r"(?:(?!\. ).)*?"
-        )  # no second sentence
+        # No second sentence.
+        any_text = ".*?" if template in SHAPES or template.endswith(".") else r"(?:(?!\. ).)*?"
         shape = "".join(
             re.escape(text) + (f"(?P<{name}>{any_text})" if name else "") for text, name, *_ in parts
         )

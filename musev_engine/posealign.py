@@ -115,9 +115,8 @@ def _rebuilt(track: np.ndarray, measured: np.ndarray, still: np.ndarray, shared:
     anchors = [ROOT] if both[ROOT] else np.flatnonzero(both)
     here, there = measured[anchors, :2].mean(axis=0), still[anchors, :2].mean(axis=0)
     old, seen = track[..., :2].astype(np.float64), _seen(track)
-    new = there + whole * (
-        old - here
-    )  # where nothing that a joint hangs on is seen, the whole figure's place counts
+    # Where nothing that a joint hangs on is seen, the whole figure's place counts.
+    new = there + whole * (old - here)
     for joint in PARENTS:
         done, ratio, ancestor = ~seen[:, joint], ratios[joint], PARENTS[joint]
         while True:

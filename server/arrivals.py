@@ -43,9 +43,8 @@ class Arrival:
     async def add(self, piece: ModelSlice) -> bool:
         """Whether it is whole now. Raises ProtocolError where the slice doesn't continue it, EngineError as soon as the
         file turns out not to do, OSError if the disk does not take it; it is of no use then."""
-        start = (
-            self.received if self._begun or piece.offset else 0
-        )  # it may begin otherwise than what is here
+        # It may begin otherwise than what is here.
+        start = self.received if self._begun or piece.offset else 0
         end = start + len(piece.data)
         if piece.offset != start or end > self.wanted.size or not piece.data:
             raise ProtocolError(

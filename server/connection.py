@@ -64,9 +64,8 @@ class Client:
         self._telling: asyncio.Task | None = None
         self._begun: set[asyncio.Task] = set()  # so that each is kept to its end
         self._left = False
-        self._one_frame = (
-            asyncio.Lock()
-        )  # read at a time, however many jobs it follows and however slow it is
+        # Read at a time, however many jobs it follows and however slow it is.
+        self._one_frame = asyncio.Lock()
 
     async def send(self, message: Message) -> None:
         await self._connection.send(protocol.encode(message))

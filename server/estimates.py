@@ -88,9 +88,8 @@ def work_of(request: ClipRequest) -> dict[str, Work]:
 
     distance = request.context_frames - request.context_overlap
     alone = n <= request.context_frames
-    windows = (
-        1 if alone else (n - request.context_overlap + distance - 1) / distance
-    )  # as `shifting` lays them
+    # As `shifting` lays them.
+    windows = 1 if alone else (n - request.context_overlap + distance - 1) / distance
     length = min(n, request.context_frames)
     told = 1 if request.still else 0.5  # pictures read beside the frames
     read = n * (

@@ -82,9 +82,8 @@ def seen(scene, depsgraph, world: np.ndarray, width: int, height: int) -> np.nda
     fit = lens.sensor_fit
     if fit == "AUTO":
         fit = "HORIZONTAL" if columns >= rows * tall else "VERTICAL"
-    side = (
-        columns if fit == "HORIZONTAL" else rows * tall
-    )  # the side that sensor or scale span, in widths of a pixel
+    # The side that sensor or scale span, in widths of a pixel.
+    side = columns if fit == "HORIZONTAL" else rows * tall
     if lens.type == "ORTHO":
         scale, depth = side / lens.ortho_scale, 1.0
     else:

@@ -298,9 +298,8 @@ def test_pins_come_back_as_they_were_given_and_the_frames_around_them_change(shi
     made, other = (decoded(sent_by(*pinned_in(request, blobs, each))) for each in (shades, shades | {9: 10}))
     assert sorted(made) == list(range(14))
     for frame in made:
-        is_pin = (
-            frame in shades and (made[frame] == shades[frame]).all()
-        )  # no VAE in between: PSNR is infinite
+        # No VAE in between: PSNR is infinite.
+        is_pin = frame in shades and (made[frame] == shades[frame]).all()
         assert bool(is_pin) == (frame in shades), frame
     near, far = (np.abs(made[frame].astype(int) - other[frame]).mean() for frame in (8, 13))
     assert near > 0 and far == 0

@@ -335,9 +335,8 @@ def test_a_journal_that_the_disk_does_not_take_is_told_and_goes_on_when_there_is
     talk.until(Preview, first)
     database = app.store._database
     pages = run(lambda: database.execute("PRAGMA page_count").fetchone()[0])
-    run(
-        lambda: database.execute(f"PRAGMA max_page_count = {pages}")
-    )  # SQLite's own "database or disk is full"
+    # SQLite's own "database or disk is full"
+    run(lambda: database.execute(f"PRAGMA max_page_count = {pages}"))
     late = talk.submit(text_request(negative_prompt="long" * 400, prompts=()))
     large = talk.submit(
         text_request(

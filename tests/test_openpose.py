@@ -116,9 +116,8 @@ def test_hands_and_faces_are_controlnet_auxs(found):
     (theirs,) = OpenposeDetector(Body(), *parts()).detect_poses(PICTURE, include_hand=True, include_face=True)
     hand = np.array([(point.x, point.y) for point in theirs.left_hand]) * SIDE + 0.5
     assert np.allclose(found.hands[0, 0, SEEN_HAND, :2], hand[SEEN_HAND], atol=1e-3)
-    face = (
-        np.array([(point.x, point.y) for point in theirs.face]) * SIDE + 0.5
-    )  # without those that aren't seen
+    # Without those that aren't seen.
+    face = np.array([(point.x, point.y) for point in theirs.face]) * SIDE + 0.5
     assert np.allclose(found.faces[0, SEEN_FACE, :2], face[: SEEN_FACE.sum()], atol=1e-3)
     assert theirs.right_hand is None
 

@@ -105,9 +105,8 @@ def test_a_still_without_a_neck_places_the_figure_by_what_it_shows():
 
 def test_the_frame_most_like_the_still_is_measured_not_one_with_an_arm_at_the_camera():
     track = dance()
-    track[:4, 0, 4] = track[:4, 0, 3] + np.float32(
-        [0.5, 0.5, 0]
-    )  # the right forearm is foreshortened at first
+    # The right forearm is foreshortened at first.
+    track[:4, 0, 4] = track[:4, 0, 3] + np.float32([0.5, 0.5, 0])
     still = dance()[6, 0]
     assert np.allclose(align_poses(track, still)[4:], track[4:], atol=1e-3)
 

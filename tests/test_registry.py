@@ -78,9 +78,8 @@ def test_every_word_of_the_negative_sets_can_be_had():
     assert words == known.keys()
     for word, model in known.items():
         (file,) = model.files
-        assert (
-            Path(file.name).stem == word and model.folder == "embedding"
-        )  # as a prompt says it, where MuseV has it
+        # As a prompt says it, where MuseV has it.
+        assert Path(file.name).stem == word and model.folder == "embedding"
 
 
 def test_a_copy_in_full_precision_is_not_taken_for_a_damaged_one_in_half(folder):

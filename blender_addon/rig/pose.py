@@ -117,9 +117,8 @@ class Recording:
         Most of a face hangs on one bone: its points go through one product, which costs a third of as many small ones.
         """
         person = self.person
-        columns = np.concatenate(self.bones).reshape(
-            len(self.bones), -1, 4, 4
-        )  # transposed, as Blender gives them
+        # Transposed, as Blender gives them.
+        columns = np.concatenate(self.bones).reshape(len(self.bones), -1, 4, 4)
         local = np.empty((len(columns), POINTS, 4), np.float32)
         apart = len(person.apart)
         np.matmul(person.offsets_apart, columns.take(self.rows, axis=1), out=local[:, :apart, None])

@@ -33,9 +33,8 @@ Cast = Callable[[Vector, Vector, float], tuple]
 class Surfaces:
     """What is known of the objects of a scene, by name, while one reading of it goes on."""
 
-    _owners: dict[tuple, set] = field(
-        default_factory=dict, repr=False
-    )  # the armatures whose body an object is
+    # The armatures whose body an object is.
+    _owners: dict[tuple, set] = field(default_factory=dict, repr=False)
     _rendered: dict[tuple, str] | None = field(default=None, repr=False)  # with their types
     _unseen: dict[tuple, BVHTree | None] = field(default_factory=dict, repr=False)
 

@@ -139,9 +139,8 @@ def show(file: Path) -> bpy.types.Image:
         editor = _new_editor()
     if editor is not None:
         editor.spaces.active.image = image
-        bpy.app.timers.register(
-            functools.partial(_see_all, image.name), first_interval=0.1
-        )  # once it is drawn
+        # Once it is drawn.
+        bpy.app.timers.register(functools.partial(_see_all, image.name), first_interval=0.1)
     return image
 
 

@@ -34,9 +34,8 @@ def generated() -> str:
 def verb(cls: type) -> Iterator[str]:
     yield from (f"### bpy.ops.{cls.bl_idname}", "", f"**{cls.bl_label}.** {cls.bl_description}.", "")
     there = call(cls).get_rna_type().properties
-    files = (
-        [there["filepath"]] if "filepath" in there else []
-    )  # Blender's own, of what reads or writes a file
+    # Blender's own, of what reads or writes a file.
+    files = [there["filepath"]] if "filepath" in there else []
     rows = [row(item.identifier, item) for item in dict.fromkeys([*files, *own_properties(cls)])]
     if rows:
         yield from ("| property | | what it is |", "|---|---|---|", *rows, "")

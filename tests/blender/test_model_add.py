@@ -54,9 +54,8 @@ def test_nothing_told_is_unknown_and_the_engine_finds_the_kind(told, lora):
     )
     properties = add.get_rna_type().properties
     kept = [p.identifier for p in properties if not p.is_skip_save and not p.is_hidden]
-    assert not {"licence", "model", "commercial", "kind", "title"} & set(
-        kept
-    )  # never told of the next file by itself
+    # Never told of the next file by itself.
+    assert not {"licence", "model", "commercial", "kind", "title"} & set(kept)
     assert all(p.description for p in properties if p.identifier != "rna_type")
 
 

@@ -73,9 +73,8 @@ def test_the_dialogs_tick_accepts_the_licence_that_it_shows(told, online):
     bpy.ops.musev.model_download(model="moves", accept=True)
     assert done(current, "moves").state == "done"
     properties = bpy.ops.musev.model_download.get_rna_type().properties
-    assert all(
-        properties[name].is_skip_save for name in ("accept", "licence_accepted", "model")
-    )  # never by itself
+    # Never by itself.
+    assert all(properties[name].is_skip_save for name in ("accept", "licence_accepted", "model"))
 
 
 def test_nothing_is_downloaded_while_blender_is_offline(told, online):

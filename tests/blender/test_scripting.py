@@ -62,9 +62,8 @@ def test_the_example_makes_a_clip_and_redoes_its_middle(engine, tmp_path, monkey
     assert shown.name == "take_003" and shown.mark.star and shown.mark.label == "middle redone"
     one, redone = (take.frames() for take in (clip.take("1"), shown))
     same = [a.read_bytes() == b.read_bytes() for a, b in zip(one, redone, strict=True)]
-    assert (
-        len(same) == 12 and all(same[:5]) and all(same[9:])
-    )  # 6 to 9 are new; a fake engine's may look alike
+    # 6 to 9 are new; a fake engine's may look alike.
+    assert len(same) == 12 and all(same[:5]) and all(same[9:])
     assert all(job.ended for job in session.current.jobs)
     bpy.ops.wm.open_mainfile(filepath=str(output))
     assert stack.shown(the_strip()).name == "take_003"

@@ -205,9 +205,8 @@ def test_many_strips_are_looked_at_some_at_each_drawing(engine, board, monkeypat
     assert bpy.app.timers.is_registered(session.redraw)  # so that there were further drawings
     monkeypatch.setattr(shot_list, "KEPT_FOR", 0)
     shot_list._recent.until = 0.0
-    assert (
-        shot_list.told(bpy.context.scene, True) == told[5]
-    )  # what was told stands until all are looked at anew
+    # What was told stands until all are looked at anew.
+    assert shot_list.told(bpy.context.scene, True) == told[5]
     words(board, "another", 200)
     assert shot_list.told(bpy.context.scene, True).sentence == "1 clip, 6 frames, and 6 more strips"
     bpy.app.timers.unregister(session.redraw)
