@@ -25,12 +25,8 @@ STATE_ICON = {
 
 
 MOST_JOBS = 20  # of the clips in the making that are drawn; the others are counted
-FIRST = (
-    JobState.RUNNING,
-    JobState.CAPTURING,
-    JobState.READY,
-    JobState.FAILED,
-)  # of them, and then the others
+# Of them, and then the others.
+FIRST = (JobState.RUNNING, JobState.CAPTURING, JobState.READY, JobState.FAILED)
 
 CHARACTER = 6  # pixels: a little more than an average letter's width
 ICON = 26  # pixels: an icon before a label, and what a box takes

@@ -27,9 +27,8 @@ class Lock:
         self._path, self._file = path, file
 
     def close(self) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # Windows takes no open file away: it stays, and is taken by the next
+        # Windows takes no open file away: it stays, and is taken by the next.
+        with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
         self._file.close()
 

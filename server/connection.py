@@ -215,10 +215,8 @@ class Client:
                         if told.get(topic) is not message:
                             told[topic] = message
                             await self.send(message)
-                except (
-                    ProtocolError,
-                    sqlite3.Error,
-                ) as error:  # too long to be said; the store can't be read
+                except (ProtocolError, sqlite3.Error) as error:
+                    # Too long to be said; or the store can't be read.
                     print(f"What is new can't be told: {error}", file=sys.stderr)
                 await app.change_since(seen)
 
