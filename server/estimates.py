@@ -42,7 +42,7 @@ SMI = ("nvidia-smi", "--format=csv,noheader,nounits")
 class Prior(NamedTuple):
     """What is guessed of a kind of model on a kind of device before the first clip: seconds, and megabytes.
 
-    step: of a prediction, of a megapixel-frame, and of that times its megapixels (attention). first_frame: likewise.
+    step: of a call, of a megapixel-frame, and of that times its megapixels (attention). decode: of a frame, and so on.
     """
 
     load: Work
@@ -57,16 +57,16 @@ class Prior(NamedTuple):
 # 0.3 and a GPU of 30 teraflops; memory as MuseV's README tells it for 512 x 512 x 12 frames, twice that on a CPU.
 PRIORS = {
     ("mini", "cpu"): Prior(
-        (5.0,), (0.03, 2.0), (0.02, 1.2, 0.5), (0.002, 3.5), (0.2,), (1200.0, 300.0, 500.0, 5.0)
+        (5.0,), (0.03, 2.0), (0.024, 0.5, 5.3), (0.002, 1.6, 7.0), (0.2,), (1200.0, 300.0, 500.0, 5.0)
     ),
     ("mini", "cuda"): Prior(
-        (8.0,), (0.1, 0.3), (0.02, 0.02, 0.02), (0.002, 0.2), (0.2,), (300.0, 300.0, 500.0, 0.1)
+        (8.0,), (0.1, 0.3), (0.02, 0.02, 0.02), (0.002, 0.2, 0.2), (0.2,), (300.0, 300.0, 500.0, 0.1)
     ),
     ("", "cpu"): Prior(
-        (60.0,), (5.0, 30.0), (0.1, 10.0, 8.0), (0.02, 30.0), (0.2,), (13e3, 1900.0, 2000.0, 10.0)
+        (60.0,), (5.0, 30.0), (0.1, 10.0, 8.0), (0.02, 30.0, 1.5), (0.2,), (13e3, 1900.0, 2000.0, 10.0)
     ),
     ("", "cuda"): Prior(
-        (30.0,), (1.0, 0.5), (0.03, 0.12, 0.1), (0.005, 0.4), (0.2,), (6.5e3, 950.0, 1000.0, 0.1)
+        (30.0,), (1.0, 0.5), (0.03, 0.12, 0.1), (0.005, 0.4, 0.02), (0.2,), (6.5e3, 950.0, 1000.0, 0.1)
     ),
 }  # fmt: skip
 
@@ -83,7 +83,8 @@ def work_of(request: ClipRequest) -> dict[str, Work]:
         steps = int(steps * request.source_strength)
 
     def predictions(times: float, frames: float) -> Work:
-        calls = steps * times * rows * (1 + NET_SHARE * nets)
+        calls = steps * times * (1 + NET_SHARE * nets)
+        frames = frames * rows  # with guidance, one call makes both
         return (calls, calls * frames * megapixels, calls * frames * megapixels**2)
 
     distance = request.context_frames - request.context_overlap
@@ -101,7 +102,7 @@ def work_of(request: ClipRequest) -> dict[str, Work]:
         "prepare": (1.0, megapixels * (told + read)),
         "first frame": predictions(1, 1),
         "denoise": predictions(windows, length + 1),  # a condition frame stands beside each window
-        "decode": (float(n), megapixels * (n + between)),
+        "decode": (float(n), megapixels * (n + between), megapixels**2 * n),
         MEMORY: (
             1.0,  # the model
             rows * (1 + NET_SHARE * nets) * (length + 1) * megapixels,  # a window

@@ -54,7 +54,7 @@ class Machine:
             ]
             for phase, costs in {
                 "load": (5.0,), "prepare": (0.3, 1.0), "first frame": (0.1, 5.0, 5.0), "denoise": (0.1, 5.0, 5.0),
-                "decode": (0.01, 5.0), MEMORY: (1500.0, 400.0, 500.0, 5.0),
+                "decode": (0.01, 5.0, 5.0), MEMORY: (1500.0, 400.0, 500.0, 5.0),
             }.items()
         }  # fmt: skip
 
